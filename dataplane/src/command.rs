@@ -1,0 +1,329 @@
+//! What the control thread and a worker say to each other.
+//!
+//! Commands go one way and events the other, each through a bounded lock-free
+//! queue; an eventfd beside each wakes the side that sleeps in `poll`. The
+//! worker drains commands between bursts, before it seals anything.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
+use crate::mac::MacAddr;
+use crate::payload::Probe;
+use crate::secret::LaneSecret;
+use crate::window::Window;
+
+/// Commands that may wait for a worker.
+pub const COMMAND_CAPACITY: usize = 4096;
+
+/// Events that may wait for the control thread. Probes use at most half, so
+/// that an answer to a command always finds room.
+pub const EVENT_CAPACITY: usize = 2 * COMMAND_CAPACITY;
+
+/// Numbers commands, so that their completion can be told apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CommandSeq(pub u64);
+
+/// A lane to open frames of.
+pub struct RxLaneSpec {
+    /// Our name for it.
+    pub spi: Spi,
+    /// Whose frames it opens.
+    pub peer: PeerIndex,
+    /// The same, as the node's own id.
+    pub node: NodeId,
+    /// Generation of its keys.
+    pub epoch: Epoch,
+    /// Which of the sender's workers.
+    pub lane: LaneIndex,
+    /// Key and IV.
+    pub secret: LaneSecret,
+    /// Shared by every worker that may receive the lane's frames.
+    pub window: Arc<Window>,
+    /// Failed opens at which the lane stops opening (RFC 9001, 6.6).
+    pub failed_opens_limit: u64,
+}
+
+/// A lane to seal frames on.
+pub struct TxLaneSpec {
+    /// The receiver's name for it.
+    pub spi: Spi,
+    /// To whom.
+    pub peer: PeerIndex,
+    /// The same, as the node's own id.
+    pub node: NodeId,
+    /// Outer destination address.
+    pub destination: MacAddr,
+    /// Generation of its keys.
+    pub epoch: Epoch,
+    /// Which of our workers.
+    pub lane: LaneIndex,
+    /// Key and IV.
+    pub secret: LaneSecret,
+    /// What may be sealed with it.
+    pub budget: Budget,
+}
+
+/// How much one lane may seal in one phase, in packets plus AES blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// From here on [`Event::BudgetLow`] asks for a rekey.
+    pub soft: u64,
+    /// Here the lane stops.
+    pub hard: u64,
+}
+
+/// From the control thread to a worker.
+pub enum Command {
+    /// Open this lane's frames from now on. Answered by [`Event::Done`].
+    InstallRx {
+        /// Number of the answer.
+        seq: CommandSeq,
+        /// The lane.
+        lane: Box<RxLaneSpec>,
+    },
+    /// Forget and wipe a receiving lane. Answered.
+    RemoveRx {
+        /// Number of the answer.
+        seq: CommandSeq,
+        /// The lane.
+        spi: Spi,
+    },
+    /// Seal on this lane from now on, data included; its predecessor is wiped.
+    /// Refused, and answered all the same, if this very SA (SPI, epoch and IV)
+    /// was the last that was installed for the peer: an SA is installed once,
+    /// so no counter is ever reset. Which epoch succeeds which is the sender of
+    /// the command's to decide, since a new incarnation starts over.
+    InstallTx {
+        /// Number of the answer.
+        seq: CommandSeq,
+        /// The lane.
+        lane: Box<TxLaneSpec>,
+    },
+    /// Forget and wipe the sending lane to a peer. Answered.
+    RemoveTx {
+        /// Number of the answer.
+        seq: CommandSeq,
+        /// To whom.
+        peer: PeerIndex,
+    },
+    /// Seal data on the lane to a peer, or only probes (an SA that nobody
+    /// confirms carries no data; docs/protocol.md, "Install and retire").
+    AllowData {
+        /// To whom.
+        peer: PeerIndex,
+        /// Whether data may be sealed.
+        allowed: bool,
+    },
+    /// Seal and send a probe.
+    SendProbe {
+        /// To whom.
+        peer: PeerIndex,
+        /// What.
+        probe: Probe,
+    },
+    /// Leave the loop and drop everything.
+    Stop,
+}
+
+/// From a worker to the control thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The command with this number has taken effect.
+    Done {
+        /// Number of the command.
+        seq: CommandSeq,
+    },
+    /// The command with this number cannot be carried out, and never will be:
+    /// the table has no such place, or the SA was installed before.
+    Refused {
+        /// Number of the command.
+        seq: CommandSeq,
+    },
+    /// A receiving lane opened its first frame at this worker.
+    FirstOpen {
+        /// Whose.
+        peer: PeerIndex,
+        /// Which.
+        spi: Spi,
+    },
+    /// A probe's answer arrived (requests are answered by the worker).
+    ProbeReply {
+        /// Whose.
+        peer: PeerIndex,
+        /// The lane that opened it.
+        spi: Spi,
+        /// What it says.
+        probe: Probe,
+    },
+    /// A sending lane passed its soft budget; said once.
+    BudgetLow {
+        /// To whom.
+        peer: PeerIndex,
+        /// Of which generation.
+        epoch: Epoch,
+    },
+    /// A sending lane reached its hard budget and seals nothing more; said once.
+    BudgetSpent {
+        /// To whom.
+        peer: PeerIndex,
+        /// Of which generation.
+        epoch: Epoch,
+    },
+    /// A receiving lane reached its limit of failed opens; said once.
+    OpenLimit {
+        /// Whose.
+        peer: PeerIndex,
+        /// Which.
+        spi: Spi,
+    },
+    /// The worker's device is gone. Its lanes live on, it serves commands, and
+    /// carries nothing.
+    BearerLost,
+}
+
+/// What both ends hold.
+struct Shared {
+    commands: ArrayQueue<Command>,
+    events: ArrayQueue<Event>,
+    wake_worker: OwnedFd,
+    wake_control: OwnedFd,
+}
+
+/// The control thread's end.
+pub struct ControlEnd(Arc<Shared>);
+
+/// The worker's end.
+pub struct WorkerEnd(Arc<Shared>);
+
+/// Makes the two ends.
+///
+/// # Errors
+/// The kernel's, if no eventfd is to be had (file descriptor limit).
+pub fn channel() -> std::io::Result<(ControlEnd, WorkerEnd)> {
+    let fd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+    let shared = Arc::new(Shared {
+        commands: ArrayQueue::new(COMMAND_CAPACITY),
+        events: ArrayQueue::new(EVENT_CAPACITY),
+        wake_worker: fd()?,
+        wake_control: fd()?,
+    });
+    Ok((ControlEnd(Arc::clone(&shared)), WorkerEnd(shared)))
+}
+
+fn wake(fd: &OwnedFd) {
+    // The only failure is a counter at its maximum, and then it is readable.
+    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+}
+
+fn clear(fd: &OwnedFd) {
+    // Fails when it is clear already.
+    let _ = rustix::io::read(fd, &mut [0u8; 8]);
+}
+
+impl ControlEnd {
+    /// Queues a command and wakes the worker; gives it back if the queue is
+    /// full, for the caller to try again after the next events.
+    #[allow(clippy::result_large_err)]
+    pub fn send(&self, command: Command) -> Result<(), Command> {
+        self.0.commands.push(command)?;
+        wake(&self.0.wake_worker);
+        Ok(())
+    }
+
+    /// The next event, if any.
+    pub fn receive(&self) -> Option<Event> {
+        self.0.events.pop()
+    }
+
+    /// Readable when events wait.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.0.wake_control.as_fd()
+    }
+
+    /// Makes [`Self::wake_fd`] wait again; call before draining.
+    pub fn clear_wake(&self) {
+        clear(&self.0.wake_control);
+    }
+}
+
+impl WorkerEnd {
+    /// The next command, if any.
+    pub fn receive(&self) -> Option<Command> {
+        self.0.commands.pop()
+    }
+
+    /// Whether a command waits; cheap enough for every pass.
+    pub fn has_commands(&self) -> bool {
+        !self.0.commands.is_empty()
+    }
+
+    /// Queues an event without waking anybody: a pass wakes once, by
+    /// [`Self::wake_control`]. False if it found no room and is lost.
+    #[must_use]
+    pub fn send(&self, event: Event) -> bool {
+        let droppable = matches!(event, Event::ProbeReply { .. });
+        if droppable && self.0.events.len() >= EVENT_CAPACITY / 2 {
+            return false;
+        }
+        self.0.events.push(event).is_ok()
+    }
+
+    /// Wakes the control thread.
+    pub fn wake_control(&self) {
+        wake(&self.0.wake_control);
+    }
+
+    /// Readable when commands wait.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.0.wake_worker.as_fd()
+    }
+
+    /// Makes [`Self::wake_fd`] wait again; call before draining.
+    pub fn clear_wake(&self) {
+        clear(&self.0.wake_worker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(id: u64) -> Event {
+        Event::ProbeReply {
+            peer: PeerIndex(0),
+            spi: Spi::new(1).unwrap(),
+            probe: Probe {
+                op: crate::payload::ProbeOp::Reply,
+                id,
+                phase: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn answers_find_room_when_probes_flood() {
+        let (control, worker) = channel().unwrap();
+        let queued = (0..EVENT_CAPACITY as u64)
+            .filter(|&id| worker.send(reply(id)))
+            .count();
+        assert_eq!(queued, EVENT_CAPACITY / 2);
+        assert!(worker.send(Event::Done { seq: CommandSeq(1) }));
+        assert_eq!(control.receive(), Some(reply(0)));
+    }
+
+    #[test]
+    fn full_command_queue_gives_the_command_back() {
+        let (control, worker) = channel().unwrap();
+        for _ in 0..COMMAND_CAPACITY {
+            assert!(control.send(Command::Stop).is_ok());
+        }
+        assert!(matches!(control.send(Command::Stop), Err(Command::Stop)));
+        assert!(worker.has_commands());
+        assert!(worker.receive().is_some());
+        assert!(control.send(Command::Stop).is_ok());
+    }
+}

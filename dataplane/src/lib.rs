@@ -1,0 +1,31 @@
+//! Tipsec's data plane: seals and opens cluster frames in bursts.
+//!
+//! Frames move between a [`bearer`] (an AF_XDP socket, or memory in tests) and
+//! a tap device; one [`worker`] owns one of each and shares nothing with its
+//! siblings but replay windows. Keys arrive as [`command`]s; what the control
+//! plane must know leaves as events. This crate opens no netlink socket and
+//! runs no key exchange.
+//!
+//! Reading order: [`frame`], [`sa`], [`rx`] and [`tx`], [`worker`].
+
+pub mod aead;
+pub mod bearer;
+pub mod burst;
+pub mod command;
+pub mod counters;
+pub mod frame;
+pub mod ids;
+pub mod mac;
+pub mod payload;
+pub mod rx;
+pub mod sa;
+pub mod secret;
+pub mod table;
+pub mod tap;
+pub mod tx;
+pub mod window;
+pub mod worker;
+
+#[cfg(feature = "io")]
+pub mod attach;
+mod sys;

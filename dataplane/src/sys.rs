@@ -1,0 +1,11 @@
+//! The only place beside the AF_XDP bearer where this crate is unsafe.
+//!
+//! Each submodule wraps one thing of the outside in a safe function.
+
+#[cfg(feature = "io")]
+pub(crate) mod netdev;
+#[cfg(feature = "crypto-ring")]
+mod wiped;
+
+#[cfg(feature = "crypto-ring")]
+pub(crate) use wiped::Wiped;

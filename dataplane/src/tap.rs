@@ -1,0 +1,27 @@
+//! The tap device: how unchanged applications reach the cluster.
+//!
+//! [`TapPort`] is what a worker sees; [`device::Tap`] is the kernel's.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+#[cfg(feature = "io")]
+pub mod device;
+
+/// Ethernet frames from and to the host, without waiting.
+pub trait TapPort {
+    /// Reads one frame into `room`; `None` if none waits.
+    ///
+    /// # Errors
+    /// The kernel's: the device is gone or down.
+    fn read(&mut self, room: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Writes one frame; false if the device takes no more now.
+    ///
+    /// # Errors
+    /// The kernel's: the device is gone or down.
+    fn write(&mut self, frame: &[u8]) -> io::Result<bool>;
+
+    /// Readable when a frame waits.
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+}

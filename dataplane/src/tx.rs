@@ -1,0 +1,179 @@
+//! The send pipeline: lookup → number → seal in place → outer header.
+//!
+//! A [`Plain`] goes in, a [`Sealed`] comes out, and only this module makes one:
+//! nothing that was not sealed can reach a bearer. Imports `table`, `sa`,
+//! `frame` and the bearer's memory trait; never a bearer.
+
+use tipsec_xdp::wire::{ETH_HEADER_LEN, HEADER_LEN, TAG_LEN};
+
+use crate::aead::Aead;
+use crate::bearer::FrameMemory;
+use crate::burst::Burst;
+use crate::command::Event;
+use crate::counters::{TxDrop, WorkerCounters};
+use crate::frame::{Encapsulation, PAYLOAD_OFFSET};
+use crate::ids::PeerIndex;
+use crate::sa::{BudgetStep, SealRefused, TxLane};
+use crate::table::TxTable;
+
+/// Where the outer header starts in a frame's memory.
+const OUTER_OFFSET: usize = PAYLOAD_OFFSET - HEADER_LEN - ETH_HEADER_LEN;
+
+/// A frame that has been sealed: the only thing that a bearer sends.
+pub struct Sealed<F> {
+    frame: F,
+    peer: PeerIndex,
+}
+
+impl<F> Sealed<F> {
+    /// For whom it was sealed; to count it if the link loses it.
+    pub fn peer(&self) -> PeerIndex {
+        self.peer
+    }
+
+    /// The token, for a bearer that sends it.
+    pub(crate) fn into_frame(self) -> F {
+        self.frame
+    }
+}
+
+/// What a plaintext is, as far as the lane cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Data,
+    Probe,
+}
+
+/// A frame whose plaintext, payload byte included, lies in its memory at
+/// [`PAYLOAD_OFFSET`].
+pub struct Plain<F> {
+    frame: F,
+    to: PeerIndex,
+    len: usize,
+    class: Class,
+}
+
+impl<F> Plain<F> {
+    /// `len` bytes of data for a peer.
+    pub fn data(frame: F, to: PeerIndex, len: usize) -> Self {
+        Self {
+            frame,
+            to,
+            len,
+            class: Class::Data,
+        }
+    }
+
+    /// A probe of `len` bytes, which a lane that is not confirmed carries too.
+    pub fn probe(frame: F, to: PeerIndex, len: usize) -> Self {
+        Self {
+            frame,
+            to,
+            len,
+            class: Class::Probe,
+        }
+    }
+
+    /// Gives the token back, unsealed.
+    pub fn into_frame(self) -> F {
+        self.frame
+    }
+}
+
+/// Seals frames from the front of `plain` as long as `sealed` has room; what
+/// does not fit stays in `plain`. A frame that cannot be sealed is counted
+/// with its reason at its peer, and its memory released. `events` gets
+/// [`Event::BudgetLow`] and [`Event::BudgetSpent`], each once a lane.
+// The borrows end with the call, so a struct of them would only rename them.
+#[allow(clippy::too_many_arguments)]
+pub fn seal_burst<A: Aead, M: FrameMemory>(
+    table: &mut TxTable<A>,
+    encapsulation: &Encapsulation,
+    memory: &mut M,
+    plain: &mut Burst<Plain<M::Frame>>,
+    sealed: &mut Burst<Sealed<M::Frame>>,
+    counters: &WorkerCounters,
+    mut events: impl FnMut(Event),
+) {
+    let count = plain.len().min(sealed.remaining_capacity());
+    for mut item in plain.drain(..count) {
+        let peer_counters = counters.peer(item.to);
+        let lane = match item.class {
+            Class::Data => table.data_lane_mut(item.to),
+            Class::Probe => table.lane_mut(item.to),
+        };
+        let result = match lane {
+            Some(lane) => {
+                let result = seal_one(lane, encapsulation, memory, &mut item);
+                tell_budget(lane, &mut events);
+                result
+            }
+            None => Err(match item.class {
+                Class::Data => TxDrop::NoKey,
+                Class::Probe => TxDrop::ProbeUnanswered,
+            }),
+        };
+        match result {
+            Ok(()) => {
+                peer_counters.sealed_frames.add(1);
+                peer_counters.sealed_bytes.add(item.len as u64);
+                sealed.push(Sealed {
+                    frame: item.frame,
+                    peer: item.to,
+                });
+            }
+            Err(reason) => {
+                peer_counters.tx_drop(reason, 1);
+                memory.release(item.frame);
+            }
+        }
+    }
+}
+
+/// Seals one frame in its memory and marks its extent.
+#[inline]
+fn seal_one<A: Aead, M: FrameMemory>(
+    lane: &mut TxLane<A>,
+    encapsulation: &Encapsulation,
+    memory: &mut M,
+    plain: &mut Plain<M::Frame>,
+) -> Result<(), TxDrop> {
+    if plain.len == 0 {
+        return Err(TxDrop::TooShort);
+    }
+    let room = memory.room_mut(&mut plain.frame);
+    let (before, payload) = room
+        .split_at_mut_checked(PAYLOAD_OFFSET)
+        .ok_or(TxDrop::TooLong)?;
+    let (payload, after) = payload
+        .split_at_mut_checked(plain.len)
+        .ok_or(TxDrop::TooLong)?;
+    let tag_room: &mut [u8; TAG_LEN] = after.first_chunk_mut().ok_or(TxDrop::TooLong)?;
+    let parts = lane.seal(payload).map_err(|refused| match refused {
+        SealRefused::BudgetSpent => TxDrop::BudgetSpent,
+        SealRefused::BadLength => TxDrop::TooLong,
+    })?;
+    *tag_room = parts.tag;
+    // `before` is PAYLOAD_OFFSET bytes long, so both chunks exist.
+    if let Some((before, header)) = before.split_last_chunk_mut::<HEADER_LEN>() {
+        *header = parts.header;
+        if let Some(outer) = before.last_chunk_mut::<ETH_HEADER_LEN>() {
+            encapsulation.write(lane.destination(), outer);
+        }
+    }
+    let end = PAYLOAD_OFFSET + plain.len + TAG_LEN;
+    memory.set_extent(&mut plain.frame, OUTER_OFFSET, end);
+    Ok(())
+}
+
+#[inline]
+fn tell_budget<A: Aead>(lane: &mut TxLane<A>, events: &mut impl FnMut(Event)) {
+    let Some(step) = lane.budget_step() else {
+        return;
+    };
+    let (peer, epoch) = (lane.peer(), lane.epoch());
+    events(match step {
+        BudgetStep::Low => Event::BudgetLow { peer, epoch },
+        BudgetStep::Spent => Event::BudgetSpent { peer, epoch },
+    });
+}

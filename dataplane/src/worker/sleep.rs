@@ -1,0 +1,238 @@
+//! How a worker waits: one `poll`, and what it must look at before.
+
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Worker;
+use crate::aead::Aead;
+use crate::bearer::Bearer;
+use crate::burst::Burst;
+use crate::tap::TapPort;
+
+/// Longest sleep: a deleted device makes no sound, so look this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// First sleep while frames are in flight, whose completion no event tells;
+/// doubled while nothing moves.
+const BACKPRESSURE_INTERVAL: Duration = Duration::from_micros(100);
+/// How often it is doubled: to 3.2 ms.
+const BACKPRESSURE_DOUBLINGS: u32 = 5;
+/// A tap that cannot be read is not asked again for this long.
+const TAP_REST: Duration = Duration::from_millis(100);
+/// Idle passes of a spinning worker between two looks at the device.
+const SPINS_A_LOOK: u32 = 1 << 18;
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Polling {
+    /// Sleeps until something arrives.
+    #[default]
+    Sleep,
+    /// Looks again at once: lowest latency, a whole core.
+    Spin,
+}
+
+/// What a sleep waits for, and how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Wait {
+    bearer: bool,
+    tap: bool,
+    timeout: Duration,
+}
+
+/// A tap whose device is gone or down answers every poll at once; it gets a
+/// rest, and so does the processor.
+#[derive(Default)]
+pub(super) struct TapRest(Option<Instant>);
+
+impl TapRest {
+    pub(super) fn start(&mut self) {
+        self.0 = Some(Instant::now() + TAP_REST);
+    }
+
+    /// Whether it is to be left alone.
+    pub(super) fn is_resting(&mut self) -> bool {
+        // The clock is read only while there is something to wait for.
+        if self.0.is_some_and(|until| Instant::now() >= until) {
+            self.0 = None;
+        }
+        self.0.is_some()
+    }
+}
+
+impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
+    /// Waits for something to do.
+    pub(super) fn wait(&mut self) {
+        // A command that came since the pass began was announced by an eventfd
+        // that may be cleared already.
+        if self.channel.has_commands() {
+            return;
+        }
+        match self.config.polling {
+            Polling::Sleep => {
+                let wait = self.what_to_wait_for();
+                self.sleep(wait);
+            }
+            Polling::Spin => self.spin(),
+        }
+    }
+
+    /// Which descriptors matter now.
+    fn what_to_wait_for(&mut self) -> Wait {
+        let resting = self.tap_rest.is_resting();
+        let Some(bearer) = &mut self.bearer else {
+            // Nothing can be sent: leave the tap's frames to its own queue.
+            return Wait {
+                bearer: false,
+                tap: false,
+                timeout: LOOK_INTERVAL,
+            };
+        };
+        let unsent = bearer.unsent() > 0;
+        let waiting = self.group.is_pending() || !self.plain.is_empty() || !self.sealed.is_empty();
+        let room = bearer.transmit_room() > 0;
+        Wait {
+            // In copy mode `poll` on an AF_XDP socket sends what is queued and
+            // keeps the error to itself, so frames could be lost uncounted.
+            bearer: !unsent,
+            tap: room && !waiting && !unsent && !resting,
+            timeout: match (unsent || waiting || !room, resting) {
+                (true, _) => {
+                    let doublings = self.stalled.min(BACKPRESSURE_DOUBLINGS);
+                    self.stalled = doublings + 1;
+                    BACKPRESSURE_INTERVAL * (1 << doublings)
+                }
+                (false, true) => TAP_REST,
+                (false, false) => LOOK_INTERVAL,
+            },
+        }
+    }
+
+    fn sleep(&mut self, wait: Wait) {
+        self.counters.sleeps.add(1);
+        let mut fds = Burst::<PollFd<'_>>::new();
+        let wake = self.channel.wake_fd();
+        fds.push(PollFd::from_borrowed_fd(wake, PollFlags::IN));
+        let bearer_fd = self.bearer.as_ref().filter(|_| wait.bearer);
+        if let Some(fd) = bearer_fd.and_then(Bearer::poll_fd) {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        }
+        if wait.tap
+            && let Some(fd) = self.tap.poll_fd()
+        {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        }
+        let timeout = Timespec {
+            tv_sec: i64::try_from(wait.timeout.as_secs()).unwrap_or(1),
+            tv_nsec: i64::from(wait.timeout.subsec_nanos()),
+        };
+        let ready = poll(&mut fds, Some(&timeout));
+        let woken = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+        drop(fds);
+        if woken {
+            // Before the queue is looked at again. The command may be gone
+            // already: it was drained before its announcement arrived.
+            self.channel.clear_wake();
+        }
+        if ready == Ok(0) && wait.timeout >= LOOK_INTERVAL {
+            self.look_at_bearer();
+        }
+    }
+
+    fn spin(&mut self) {
+        self.spins = self.spins.wrapping_add(1);
+        if self.spins.is_multiple_of(SPINS_A_LOOK) {
+            self.channel.clear_wake();
+            self.look_at_bearer();
+        }
+        std::hint::spin_loop();
+    }
+
+    fn look_at_bearer(&mut self) {
+        if let Some(bearer) = &mut self.bearer
+            && let Err(error) = bearer.check()
+        {
+            self.lose_bearer(error);
+            self.tell = false;
+            self.channel.wake_control();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::fd::BorrowedFd;
+
+    use super::*;
+    use crate::bearer::memory::{Faults, MemoryBearer, MemorySizes};
+    use crate::command::{Command, channel};
+    use crate::frame::Encapsulation;
+    use crate::ids::{NodeId, PeerIndex};
+    use crate::mac::MacAddr;
+    use crate::worker::{Pass, WorkerConfig};
+
+    #[cfg(feature = "crypto-aws-lc")]
+    type Cipher = crate::aead::aws_lc::AwsLc;
+    #[cfg(not(feature = "crypto-aws-lc"))]
+    type Cipher = crate::aead::ring::Ring;
+
+    struct SilentTap;
+
+    impl TapPort for SilentTap {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<Option<usize>> {
+            Ok(None)
+        }
+
+        fn write(&mut self, _: &[u8]) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+    }
+
+    #[test]
+    fn announcement_that_comes_late_wakes_once() {
+        let (control, channel) = channel().unwrap();
+        let sizes = MemorySizes::default();
+        let (bearer, _other) = MemoryBearer::pair(sizes, Faults::default(), 1).unwrap();
+        let config = WorkerConfig {
+            node: NodeId::new(1).unwrap(),
+            encapsulation: Encapsulation {
+                ethertype: 0x88b5,
+                source: MacAddr([2, 0, 0, 0, 0, 1]),
+            },
+            mtu: 1500,
+            peers: 1,
+            spis: 1,
+            polling: Polling::Sleep,
+        };
+        let mut worker = Worker::<Cipher, _, _>::new(config, channel, bearer, SilentTap);
+        let command = Command::AllowData {
+            peer: PeerIndex(0),
+            allowed: true,
+        };
+        assert!(control.send(command).is_ok());
+        assert_eq!(worker.pass(), Pass::Busy);
+        // The command is done; now its announcement arrives (a push and its
+        // wake-up are two steps).
+        rustix::io::write(worker.channel.wake_fd(), &1u64.to_ne_bytes()).unwrap();
+        worker.wait();
+        assert_eq!(worker.pass(), Pass::Idle);
+        let start = Instant::now();
+        worker.wait();
+        assert!(start.elapsed() >= LOOK_INTERVAL / 2, "it sleeps again");
+    }
+
+    #[test]
+    fn unreadable_tap_rests() {
+        let mut rest = TapRest::default();
+        assert!(!rest.is_resting());
+        rest.start();
+        assert!(rest.is_resting());
+        rest.0 = Some(Instant::now());
+        assert!(!rest.is_resting());
+    }
+}

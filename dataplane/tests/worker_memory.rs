@@ -1,0 +1,589 @@
+//! The worker's loop over memory: a tap and a bearer that a test sees into.
+#![allow(unsafe_code)] // a global allocator is unsafe by its trait
+// A test may stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use common::{Cipher, UNBOUNDED, secret};
+use rustix::event::{EventfdFlags, eventfd};
+use tipsec_dataplane::bearer::memory::{Faults, MemoryBearer, MemorySizes};
+use tipsec_dataplane::command::{
+    Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec, channel,
+};
+use tipsec_dataplane::counters::{RxDrop, TxDrop};
+use tipsec_dataplane::frame::{Encapsulation, TAP_OVERHEAD};
+use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::payload::{Probe, ProbeOp};
+use tipsec_dataplane::secret::Suite;
+use tipsec_dataplane::tap::TapPort;
+use tipsec_dataplane::window::Window;
+use tipsec_dataplane::worker::{Pass, Polling, Worker, WorkerConfig};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: everything is the system allocator's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const MTU: usize = 1500;
+
+/// What the host's end of a tap is to a test.
+#[derive(Default)]
+struct Host {
+    to_read: Vec<Vec<u8>>,
+    /// Read again and again, without being taken away.
+    repeated: Option<Vec<u8>>,
+    written: Vec<Vec<u8>>,
+    written_count: u64,
+    keep: bool,
+    full: bool,
+    down: bool,
+    panic: bool,
+}
+
+#[derive(Clone)]
+struct MemoryTap {
+    host: Arc<Mutex<Host>>,
+    readable: Arc<OwnedFd>,
+}
+
+impl MemoryTap {
+    fn new() -> Self {
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
+        let host = Host {
+            keep: true,
+            ..Host::default()
+        };
+        Self {
+            host: Arc::new(Mutex::new(host)),
+            readable: Arc::new(eventfd(0, flags).unwrap()),
+        }
+    }
+
+    /// The host sends a frame.
+    fn put(&self, frame: Vec<u8>) {
+        self.host.lock().unwrap().to_read.insert(0, frame);
+        rustix::io::write(&self.readable, &1u64.to_ne_bytes()).unwrap();
+    }
+
+    fn written(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.host.lock().unwrap().written)
+    }
+}
+
+impl TapPort for MemoryTap {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut host = self.host.lock().unwrap();
+        assert!(!host.panic, "the tap of a test that wants a panic");
+        if host.down {
+            return Err(io::ErrorKind::Other.into());
+        }
+        if let Some(frame) = &host.repeated {
+            room[..frame.len()].copy_from_slice(frame);
+            return Ok(Some(frame.len()));
+        }
+        let Some(frame) = host.to_read.pop() else {
+            return Ok(None);
+        };
+        let _ = rustix::io::read(&self.readable, &mut [0; 8]);
+        let length = frame.len().min(room.len());
+        room[..length].copy_from_slice(&frame[..length]);
+        Ok(Some(length))
+    }
+
+    fn write(&mut self, frame: &[u8]) -> io::Result<bool> {
+        let mut host = self.host.lock().unwrap();
+        if host.down {
+            return Err(io::ErrorKind::Other.into());
+        }
+        if host.full {
+            return Ok(false);
+        }
+        host.written_count += 1;
+        if host.keep {
+            host.written.push(frame.to_vec());
+        }
+        Ok(true)
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.readable.as_fd())
+    }
+}
+
+struct End {
+    worker: Worker<Cipher, MemoryBearer, MemoryTap>,
+    control: ControlEnd,
+    tap: MemoryTap,
+    node: NodeId,
+}
+
+fn node(id: u32) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn outer(id: NodeId) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, id.value() as u8])
+}
+
+/// The peer index of a node, the same everywhere here.
+fn peer(id: NodeId) -> PeerIndex {
+    PeerIndex(id.value() as u16)
+}
+
+impl End {
+    fn new(node: NodeId, bearer: MemoryBearer) -> Self {
+        let (control, channel) = channel().unwrap();
+        let tap = MemoryTap::new();
+        let config = WorkerConfig {
+            node,
+            encapsulation: Encapsulation {
+                ethertype: 0x88b5,
+                source: outer(node),
+            },
+            mtu: MTU,
+            peers: 16,
+            spis: 64,
+            polling: Polling::Sleep,
+        };
+        Self {
+            worker: Worker::new(config, channel, bearer, tap.clone()),
+            control,
+            tap,
+            node,
+        }
+    }
+
+    fn send(&self, command: Command) {
+        assert!(self.control.send(command).is_ok());
+    }
+
+    /// A lane from this end to `to` under `spi`, opened by `other`.
+    fn lane(&mut self, other: &mut Self, to: NodeId, spi: u32) {
+        let seq = CommandSeq(u64::from(spi));
+        let (spi, seed) = (Spi::new(spi).unwrap(), u64::from(spi));
+        other.send(Command::InstallRx {
+            seq,
+            lane: Box::new(RxLaneSpec {
+                spi,
+                peer: peer(self.node),
+                node: self.node,
+                epoch: Epoch(1),
+                lane: LaneIndex(0),
+                secret: secret(Suite::Aes128Gcm, seed),
+                window: Arc::new(Window::new()),
+                failed_opens_limit: 1 << 30,
+            }),
+        });
+        other.pass();
+        assert_eq!(other.control.receive(), Some(Event::Done { seq }));
+        self.send(Command::InstallTx {
+            seq,
+            lane: Box::new(TxLaneSpec {
+                spi,
+                peer: peer(to),
+                node: to,
+                destination: outer(other.node),
+                epoch: Epoch(1),
+                lane: LaneIndex(0),
+                secret: secret(Suite::Aes128Gcm, seed),
+                budget: UNBOUNDED,
+            }),
+        });
+        self.pass();
+        assert_eq!(self.control.receive(), Some(Event::Done { seq }));
+    }
+
+    fn pass(&mut self) -> Pass {
+        self.worker.pass()
+    }
+
+    /// Passes until there is nothing left to do.
+    fn settle(&mut self) {
+        while self.pass() == Pass::Busy {}
+    }
+
+    fn nobody_tx(&self, reason: TxDrop) -> u64 {
+        self.worker.counters().nobody.tx_drops(reason)
+    }
+}
+
+/// Two ends with a lane each way, nodes 1 and 2.
+fn ends(sizes: MemorySizes) -> (End, End) {
+    let (a, b) = MemoryBearer::pair(sizes, Faults::default(), 1).unwrap();
+    let (mut a, mut b) = (End::new(node(1), a), End::new(node(2), b));
+    a.lane(&mut b, node(2), 1);
+    b.lane(&mut a, node(1), 2);
+    (a, b)
+}
+
+/// An Ethernet frame that the host of `from` sends.
+fn ethernet(to: MacAddr, from: NodeId, payload: &[u8]) -> Vec<u8> {
+    let mut frame = to.0.to_vec();
+    frame.extend(MacAddr::of_tap(from).0);
+    frame.extend([0x08, 0x00]);
+    frame.extend(payload);
+    frame
+}
+
+#[test]
+fn frames_arrive_with_addresses_that_nobody_can_claim() {
+    let (mut a, mut b) = ends(MemorySizes::default());
+    // The host lies about its source address; the receiver rebuilds it.
+    let unicast = ethernet(MacAddr::of_tap(node(2)), node(9), b"to one");
+    let broadcast = ethernet(MacAddr::BROADCAST, node(9), b"to all");
+    a.tap.put(unicast);
+    a.tap.put(broadcast);
+    a.settle();
+    b.settle();
+    assert_eq!(
+        b.tap.written(),
+        [
+            ethernet(MacAddr::of_tap(node(2)), node(1), b"to one"),
+            ethernet(MacAddr::BROADCAST, node(1), b"to all"),
+        ]
+    );
+    let counters = b.worker.counters();
+    assert_eq!(counters.peer(peer(node(1))).opened_frames.value(), 2);
+    assert_eq!(counters.received_frames.value(), 2);
+}
+
+#[test]
+fn frames_that_cannot_be_sent_are_counted() {
+    let (mut a, mut b) = ends(MemorySizes::default());
+    let longest = MTU + 14 - TAP_OVERHEAD - 14;
+    let to_b = MacAddr::of_tap(node(2));
+    let frames = [
+        ethernet(to_b, node(1), &vec![1; longest]),
+        ethernet(to_b, node(1), &vec![1; longest + 1]),
+        ethernet(MacAddr::of_tap(node(3)), node(1), b"no such node"),
+        ethernet(MacAddr([2, 9, 9, 9, 9, 9]), node(1), b"bridged"),
+        vec![0; 13],
+        ethernet(to_b, node(1), b""),
+    ];
+    for frame in frames.clone() {
+        a.tap.put(frame);
+    }
+    a.settle();
+    b.settle();
+    assert_eq!(b.tap.written(), [frames[0].clone(), frames[5].clone()]);
+    assert_eq!(a.nobody_tx(TxDrop::TooLong), 1);
+    assert_eq!(a.nobody_tx(TxDrop::UnknownDestination), 2);
+    assert_eq!(a.nobody_tx(TxDrop::TooShort), 1);
+
+    a.send(Command::RemoveTx {
+        seq: CommandSeq(9),
+        peer: peer(node(2)),
+    });
+    a.tap.put(frames[0].clone());
+    a.settle();
+    let counters = a.worker.counters();
+    assert_eq!(counters.peer(peer(node(2))).tx_drops(TxDrop::NoKey), 1);
+}
+
+#[test]
+fn group_frames_go_to_every_peer_within_their_rate() {
+    let (mut a, mut b) = ends(MemorySizes::default());
+    // Node 1 believes in two more nodes; their lanes end at b, too.
+    a.lane(&mut b, node(3), 3);
+    a.lane(&mut b, node(4), 4);
+    a.send(Command::AllowData {
+        peer: peer(node(4)),
+        allowed: false,
+    });
+    let offered = 600;
+    for _ in 0..offered {
+        a.tap.put(ethernet(MacAddr::BROADCAST, node(1), b"who has"));
+    }
+    for _ in 0..offered {
+        a.pass();
+        b.pass();
+    }
+    let counters = a.worker.counters();
+    let sealed = |id| counters.peer(peer(node(id))).sealed_frames.value();
+    assert_eq!(sealed(2), sealed(3));
+    assert_eq!(sealed(4), 0, "may carry no data");
+    assert!((256..offered).contains(&sealed(2)), "{}", sealed(2));
+    assert_eq!(sealed(2) + a.nobody_tx(TxDrop::GroupLimited), offered);
+    assert_eq!(b.tap.written().len() as u64, 2 * sealed(2));
+}
+
+#[test]
+fn full_bearer_leaves_frames_in_the_tap() {
+    let (mut a, mut b) = ends(MemorySizes {
+        wire_frames: 8,
+        ..MemorySizes::default()
+    });
+    let offered: Vec<_> = (0..100u8)
+        .map(|i| ethernet(MacAddr::of_tap(node(2)), node(1), &[i; 40]))
+        .collect();
+    for frame in offered.clone() {
+        a.tap.put(frame);
+    }
+    a.settle();
+    assert_eq!(a.tap.host.lock().unwrap().to_read.len(), 92);
+    for _ in 0..100 {
+        b.settle();
+        a.settle();
+    }
+    b.settle();
+    let mut got = b.tap.written();
+    for frame in &mut got {
+        frame[6..12].copy_from_slice(&MacAddr::of_tap(node(1)).0);
+    }
+    assert_eq!(got, offered, "all of them, in order");
+}
+
+#[test]
+fn probes_are_answered_at_once() {
+    let (mut a, mut b) = ends(MemorySizes::default());
+    let ask = |id| Command::SendProbe {
+        peer: peer(node(2)),
+        probe: Probe {
+            op: ProbeOp::Request,
+            id,
+            phase: 0,
+        },
+    };
+    for id in 0..150 {
+        a.send(ask(id));
+    }
+    // More commands than fit a burst: none is lost, none waits for another wake-up.
+    for _ in 0..10 {
+        a.settle();
+        b.settle();
+    }
+    let mut ids = Vec::new();
+    while let Some(event) = a.control.receive() {
+        if let Event::ProbeReply {
+            peer: from, probe, ..
+        } = event
+        {
+            assert_eq!((from, probe.op), (peer(node(2)), ProbeOp::Reply));
+            ids.push(probe.id);
+        }
+    }
+    assert_eq!(ids, (0..150).collect::<Vec<_>>());
+    assert!(b.tap.written().is_empty());
+}
+
+#[test]
+fn tap_that_takes_nothing_is_counted() {
+    let (mut a, mut b) = ends(MemorySizes::default());
+    let frame = ethernet(MacAddr::of_tap(node(2)), node(1), b"lost");
+    let drops = |b: &End, reason| b.worker.counters().peer(peer(node(1))).rx_drops(reason);
+    b.tap.host.lock().unwrap().full = true;
+    a.tap.put(frame.clone());
+    a.settle();
+    b.settle();
+    assert_eq!(drops(&b, RxDrop::TapFull), 1);
+    b.tap.host.lock().unwrap().down = true;
+    a.tap.put(frame);
+    a.settle();
+    b.settle();
+    assert_eq!(drops(&b, RxDrop::TapDown), 1);
+}
+
+#[test]
+fn messages_have_no_receiver_yet() {
+    // A plain pipeline seals what no worker does.
+    let (mut sender, receiver) = common::pair::<Cipher>(Faults::default(), 1);
+    let mut b = End::new(receiver.id, receiver.bearer);
+    b.send(Command::InstallRx {
+        seq: CommandSeq(1),
+        lane: Box::new(RxLaneSpec {
+            spi: Spi::new(7).unwrap(),
+            peer: PeerIndex(1),
+            node: sender.id,
+            epoch: Epoch(1),
+            lane: LaneIndex(0),
+            secret: secret(Suite::Aes256Gcm, 1),
+            window: Arc::new(Window::new()),
+            failed_opens_limit: 10,
+        }),
+    });
+    b.pass();
+    sender.install_tx(7, 1, secret(Suite::Aes256Gcm, 1), UNBOUNDED);
+    assert_eq!(sender.send(1, |_, _| 20), 1);
+    b.settle();
+    let counters = b.worker.counters();
+    assert_eq!(counters.peer(PeerIndex(1)).rx_drops(RxDrop::NoReceiver), 1);
+    assert!(b.tap.written().is_empty());
+}
+
+#[test]
+fn loop_allocates_nothing() {
+    let (mut a, mut b) = ends(MemorySizes::default());
+    let (c, d) = (a.tap.clone(), b.tap.clone());
+    for tap in [&c, &d] {
+        tap.host.lock().unwrap().keep = false;
+    }
+    c.host.lock().unwrap().repeated = Some(ethernet(MacAddr::of_tap(node(2)), node(1), &[7; 1000]));
+    d.host.lock().unwrap().repeated = Some(ethernet(MacAddr::BROADCAST, node(2), &[7; 100]));
+    for _ in 0..10 {
+        a.pass();
+        b.pass();
+    }
+    let before = ALLOCATIONS.get();
+    for _ in 0..2000 {
+        a.pass();
+        b.pass();
+    }
+    assert_eq!(ALLOCATIONS.get(), before);
+    let delivered = d.host.lock().unwrap().written_count;
+    assert!(delivered > 50_000, "{delivered}");
+    assert!(c.host.lock().unwrap().written_count > 100, "group frames");
+    // The counter counts.
+    drop(std::hint::black_box(Box::new(1u8)));
+    assert_eq!(ALLOCATIONS.get(), before + 1);
+}
+
+#[test]
+fn bearer_memory_is_given_back() {
+    let (mut a, mut b) = ends(MemorySizes {
+        frames: 128,
+        ..MemorySizes::default()
+    });
+    for round in 0..500u32 {
+        a.tap
+            .put(ethernet(MacAddr::of_tap(node(2)), node(1), &[1; 60]));
+        a.tap.put(ethernet(MacAddr::BROADCAST, node(1), &[1; 60]));
+        a.tap
+            .put(ethernet(MacAddr::of_tap(node(7)), node(1), &[1; 60]));
+        a.tap.put(vec![1; 5]);
+        b.tap.host.lock().unwrap().full = round % 3 == 0;
+        a.settle();
+        b.settle();
+    }
+    // Both ends still have frames enough for a whole burst.
+    for _ in 0..64 {
+        a.tap
+            .put(ethernet(MacAddr::of_tap(node(2)), node(1), &[2; 60]));
+    }
+    b.tap.host.lock().unwrap().full = false;
+    b.tap.written();
+    a.settle();
+    b.settle();
+    assert_eq!(b.tap.written().len(), 64);
+}
+
+#[cfg(feature = "io")]
+mod threads {
+    use std::time::{Duration, Instant};
+
+    use tipsec_dataplane::worker::{SpawnError, spawn};
+
+    use super::*;
+
+    fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !condition() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    #[test]
+    fn sleeping_worker_wakes_for_whatever_comes() {
+        let (a, b) = ends(MemorySizes::default());
+        let (taps, controls) = ([a.tap.clone(), b.tap.clone()], [a.control, b.control]);
+        let a = spawn(a.worker, None, "wake-a").unwrap();
+        let b = spawn(b.worker, Some(0), "wake-b").unwrap();
+        let counters = [Arc::clone(a.counters()), Arc::clone(b.counters())];
+        for round in 0..200u64 {
+            // Asleep, or about to be: the moment is a different one each time.
+            let sleeps = counters[1].sleeps.value();
+            if round % 2 == 0 {
+                assert!(eventually(
+                    || counters[1].sleeps.value() > sleeps || counters[1].passes.value() > 0
+                ));
+            }
+            let start = Instant::now();
+            let command = Command::AllowData {
+                peer: PeerIndex(0),
+                allowed: true,
+            };
+            assert!(controls[0].send(command).is_ok());
+            taps[0].put(ethernet(MacAddr::of_tap(node(2)), node(1), &[1; 60]));
+            assert!(eventually(|| taps[1].written().len() == 1));
+            assert!(
+                start.elapsed() < Duration::from_secs(1),
+                "woken, not timed out"
+            );
+        }
+        // Idle workers sleep for long, and only look after the device then.
+        let silence = Instant::now();
+        let (passes, sleeps) = (counters[0].passes.value(), counters[0].sleeps.value());
+        assert!(eventually(|| counters[0].sleeps.value() >= sleeps + 3));
+        let awake = counters[0].passes.value() - passes;
+        assert!(awake < 20, "{awake} passes in silence");
+        assert!(silence.elapsed() > Duration::from_millis(300), "it spins");
+        for control in &controls {
+            assert!(control.send(Command::Stop).is_ok());
+        }
+        a.join().unwrap();
+        b.join().unwrap();
+    }
+
+    #[test]
+    fn panic_is_seen_by_the_owner() {
+        let (a, _b) = ends(MemorySizes::default());
+        let (tap, control) = (a.tap.clone(), a.control);
+        let handle = spawn(a.worker, None, "panics").unwrap();
+        assert!(handle.panicked().is_none());
+        tap.host.lock().unwrap().panic = true;
+        rustix::io::write(&tap.readable, &1u64.to_ne_bytes()).unwrap();
+        assert!(eventually(|| handle.panicked().is_some()));
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+            control.wake_fd(),
+            rustix::event::PollFlags::IN,
+        )];
+        let second = rustix::event::Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        assert_eq!(rustix::event::poll(&mut fds, Some(&second)), Ok(1));
+        let error = handle.join().unwrap_err().to_string();
+        assert!(error.contains("wants a panic"), "{error}");
+    }
+
+    #[test]
+    fn core_that_is_not_there_is_named() {
+        let (a, _b) = ends(MemorySizes::default());
+        match spawn(a.worker, Some(100_000), "no-core").err() {
+            Some(SpawnError::NoSuchCore { core, available }) => {
+                assert_eq!(core, 100_000);
+                assert!(available.contains(&0));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
