@@ -1,0 +1,230 @@
+//! What the daemon answers. Ids of 64 bits are hex text, because JSON readers
+//! round numbers above 2^53. Imports nothing from this crate.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Counts by name.
+pub type Counts = BTreeMap<String, u64>;
+
+/// State of the node that answers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of `tipsecd`.
+    pub version: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Own node id.
+    pub node: u32,
+    /// This process's incarnation: 16 hex digits.
+    pub incarnation: String,
+    /// Time since the daemon started.
+    pub uptime_ms: u64,
+    /// Public id of the master key: 16 hex digits; none without a key.
+    pub master_id: Option<String>,
+    /// Rekey interval; none means off.
+    pub rekey_interval_s: Option<u32>,
+    /// Exchanges that replaced keys since start.
+    pub rekeys_completed: u64,
+    /// NIC queues that carry the cluster.
+    pub bearers: Vec<BearerReport>,
+    /// The device that applications use.
+    pub tap: Option<TapReport>,
+    /// Worker threads.
+    pub workers: Vec<WorkerReport>,
+    /// Frames that the XDP program dropped or passed, by reason.
+    #[serde(default)]
+    pub xdp: Counts,
+    /// Statistics of the AF_XDP sockets (XDP_STATISTICS).
+    #[serde(default)]
+    pub xsk: Counts,
+    /// Handshakes and beacons by what became of them.
+    #[serde(default)]
+    pub control: Counts,
+}
+
+/// One NIC queue.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BearerReport {
+    /// Name of the NIC.
+    pub interface: String,
+    /// Its queue.
+    pub queue: u32,
+    /// Core that its worker is pinned to, if any.
+    pub core: Option<u32>,
+    /// What it got: `zero-copy`, `native` or `generic`.
+    pub mode: String,
+    /// `ethernet`.
+    pub encapsulation: String,
+    /// MTU of the NIC in bytes.
+    pub mtu: u32,
+    /// Address of the NIC.
+    pub mac: String,
+    /// Crate that seals and opens.
+    pub aead: String,
+    /// Suite that is offered first.
+    pub suite: String,
+}
+
+/// The tap device.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TapReport {
+    /// Name of the device.
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its address, derived from the node id.
+    pub mac: String,
+    /// IP addresses with prefix lengths.
+    pub addresses: Vec<String>,
+}
+
+/// One worker thread.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// Core that it is pinned to, if any.
+    pub core: Option<u32>,
+    /// Frames from the bearer.
+    pub received_frames: u64,
+    /// Frames to the bearer.
+    pub transmitted_frames: u64,
+    /// Times around its loop.
+    pub passes: u64,
+    /// Times it slept.
+    pub sleeps: u64,
+    /// Frames dropped by reason, over all peers.
+    #[serde(default)]
+    pub drops: Counts,
+}
+
+/// Whether a peer can be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkState {
+    /// Probes are answered.
+    Up,
+    /// They are not.
+    #[default]
+    Down,
+    /// An exchange is under way and there was no link yet.
+    Connecting,
+    /// A state of a newer daemon.
+    #[serde(other)]
+    Unknown,
+}
+
+impl LinkState {
+    /// The word for it, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Connecting => "connecting",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Every peer, in order of node id.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PeersReport {
+    /// Public id of this node's master key, to compare the peers' with.
+    #[serde(default)]
+    pub master_id: Option<String>,
+    /// The peers.
+    pub peers: Vec<PeerReport>,
+}
+
+/// State of one peer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Its node id.
+    pub node: u32,
+    /// Whether it can be reached.
+    pub link: LinkState,
+    /// How long the link has been so.
+    pub since_ms: u64,
+    /// Its incarnation: 16 hex digits; none before it was heard.
+    pub incarnation: Option<String>,
+    /// Master key that its last exchange was made under.
+    pub master_id: Option<String>,
+    /// Master key that frames in its name claim and this node doesn't hold.
+    /// Nothing proves the claim.
+    pub claimed_master_id: Option<String>,
+    /// Its address on the wire.
+    pub address: Option<String>,
+    /// Epoch of the keys that frames to it are sealed with.
+    pub tx_epoch: Option<u32>,
+    /// Epoch of the newest keys that opened a frame of it.
+    pub rx_epoch: Option<u32>,
+    /// Age of the older of both.
+    pub key_age_ms: Option<u64>,
+    /// Times that keys were replaced.
+    pub rekeys: u64,
+    /// Frames sealed to it.
+    pub sealed_frames: u64,
+    /// Bytes of payload in them.
+    pub sealed_bytes: u64,
+    /// Frames opened from it.
+    pub opened_frames: u64,
+    /// Bytes of payload in them.
+    pub opened_bytes: u64,
+    /// Frames to or from it that were dropped, by reason; only what is not 0.
+    #[serde(default)]
+    pub drops: Counts,
+}
+
+/// What happened, oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EventsReport {
+    /// The events. A gap in their numbers means that some were forgotten.
+    pub events: Vec<EventReport>,
+}
+
+/// One thing that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EventReport {
+    /// Its number, from 1 within one life of the daemon.
+    pub seq: u64,
+    /// How long ago.
+    pub age_ms: u64,
+    /// When, by the wall clock: RFC 3339, UTC. For display only.
+    pub time: String,
+    /// What kind, in kebab-case.
+    pub kind: String,
+    /// Node that it is about, if one.
+    pub node: Option<u32>,
+    /// For people.
+    pub text: String,
+}
+
+/// The master key was taken and stored.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MasterReport {
+    /// Its public id: 16 hex digits, the same on every node of the cluster.
+    pub master_id: String,
+    /// False if it was the master key already.
+    pub changed: bool,
+}
+
+/// The rekey interval was taken.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RekeyIntervalReport {
+    /// Seconds; none means off.
+    pub interval_s: Option<u32>,
+}
+
+/// Exchanges were started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RekeyNowReport {
+    /// Peers that an exchange was started with.
+    pub started: u32,
+}

@@ -1,0 +1,356 @@
+//! The configuration file of `tipsecd`: TOML in, checked values out. What the
+//! machine itself must have (interfaces, cores) is checked by
+//! [`Config::load`]. Imports `cluster`, `interval` and names of the data
+//! plane.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tipsec_dataplane::aead::Provider;
+use tipsec_dataplane::ids::NodeId;
+use tipsec_dataplane::secret::Suite;
+
+use crate::admin::DEFAULT_SOCKET;
+use crate::cluster::ClusterName;
+use crate::interval::{DEFAULT_INTERVAL_S, parse_interval};
+use crate::keyring::DEFAULT_STATE_DIR;
+
+mod machine;
+mod source;
+mod values;
+
+pub use source::ConfigError;
+use source::{Field, Source, Table};
+pub use values::{ModeChoice, Polling, TapAddress};
+use values::{absolute_path, device_name, ethertype, tap_address};
+
+/// Where `tipsecd` looks unless told.
+pub const DEFAULT_CONFIG: &str = "/etc/tipsec/tipsec.toml";
+
+/// EtherType of our frames unless configured: IEEE 802 local experimental 1.
+pub const DEFAULT_ETHERTYPE: u16 = 0x88B5;
+
+/// Link tolerance in milliseconds unless configured.
+pub const DEFAULT_TOLERANCE_MS: u32 = 1500;
+
+/// Most packets that one key may ever seal (docs/protocol.md, "Budgets").
+pub const MAX_PACKETS_PER_KEY: u64 = 1 << 32;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the cluster.
+    pub cluster: ClusterName,
+    /// Own id.
+    pub node: NodeId,
+    /// Directory of the keyring.
+    pub state_dir: PathBuf,
+    /// How workers wait.
+    pub polling: Polling,
+    /// The operator's socket.
+    pub admin: AdminConfig,
+    /// The device for applications.
+    pub tap: TapConfig,
+    /// NIC queues; exactly one in this version.
+    pub bearers: Vec<BearerConfig>,
+    /// Rekey interval in seconds; `None`: off.
+    pub rekey_interval_s: Option<u32>,
+    /// Crate that seals and opens.
+    pub provider: Provider,
+    /// Allowed suites, best first, at least one.
+    pub suites: Vec<Suite>,
+    /// A peer that answers no probe for so long is down.
+    pub tolerance_ms: u32,
+    /// Packets that one key may seal.
+    pub packets_per_key: u64,
+    file: String,
+    lines: BTreeMap<String, usize>,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// Group whose members may operate the node, besides root.
+    pub group: Option<String>,
+}
+
+/// `[tap]`.
+#[derive(Clone, Debug)]
+pub struct TapConfig {
+    /// Name of the device.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<TapAddress>,
+}
+
+/// `[[bearer]]`: one NIC queue. The encapsulation is always ethernet.
+#[derive(Clone, Debug)]
+pub struct BearerConfig {
+    /// Name of the NIC.
+    pub interface: String,
+    /// Its queue.
+    pub queue: u32,
+    /// Core of its worker; `None`: not pinned.
+    pub core: Option<u32>,
+    /// Which mode to ask for.
+    pub mode: ModeChoice,
+    /// EtherType of our frames.
+    pub ethertype: u16,
+    /// Frames in flight; `None`: what suits the NIC.
+    pub tx_depth: Option<u32>,
+}
+
+impl Config {
+    /// A file with every key, commented: for documents and first steps.
+    pub const fn example() -> &'static str {
+        include_str!("example.toml")
+    }
+
+    /// Reads a file and checks that this machine has what it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line, key and what was expected.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            file: file.clone(),
+            line: None,
+            key: String::new(),
+            message: format!("cannot read the configuration: {error}"),
+        })?;
+        let config = Self::parse(&text, &file)?;
+        config.check_machine()?;
+        Ok(config)
+    }
+
+    /// Reads a text; `file` is its name in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line, key and what was expected.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        let source = Source { file, text };
+        let root = source.parse()?;
+        let known = [
+            "cluster",
+            "node",
+            "state_dir",
+            "polling",
+            "admin",
+            "tap",
+            "bearer",
+            "rekey",
+            "crypto",
+            "link",
+            "limits",
+        ];
+        let root = Table::root(&source, &root, &known)?;
+        let mut lines = BTreeMap::new();
+
+        let cluster = root
+            .required("cluster", "the cluster's name")?
+            .parsed("the cluster's name", str::parse::<ClusterName>)?;
+        let node = root.required("node", "this node's id, from 1 to 4294967295")?;
+        let node_id = NodeId::new(node.integer(1..=u32::MAX)?)
+            .ok_or_else(|| node.error("0 is no node id"))?;
+        let tap = read_tap(&root)?;
+        let bearers = read_bearers(&root, &tap, &mut lines)?;
+        let (provider, suites) = read_crypto(&root)?;
+        let link = root.table("link", &["tolerance_ms"])?;
+        let limits = root.table("limits", &["packets_per_key"])?;
+        Ok(Self {
+            cluster,
+            node: node_id,
+            state_dir: or(root.field("state_dir"), DEFAULT_STATE_DIR.into(), |field| {
+                field.parsed("a path", absolute_path)
+            })?,
+            polling: or(root.field("polling"), Polling::Sleep, |field| {
+                field.choice(&[("sleep", Polling::Sleep), ("spin", Polling::Spin)])
+            })?,
+            admin: read_admin(&root)?,
+            tap,
+            bearers,
+            rekey_interval_s: read_interval(&root)?,
+            provider,
+            suites,
+            tolerance_ms: or(link.field("tolerance_ms"), DEFAULT_TOLERANCE_MS, |field| {
+                field.integer(200..=30_000)
+            })?,
+            packets_per_key: or(
+                limits.field("packets_per_key"),
+                MAX_PACKETS_PER_KEY,
+                |field| field.integer(1024..=MAX_PACKETS_PER_KEY),
+            )?,
+            file: file.to_owned(),
+            lines,
+        })
+    }
+
+    /// An error about a key of this configuration that was found only in use,
+    /// such as `bearer.queue`; with its line if the file has the key.
+    pub fn error_at(&self, key: &str, message: impl Into<String>) -> ConfigError {
+        ConfigError {
+            file: self.file.clone(),
+            line: self.lines.get(key).copied(),
+            key: key.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A field's value, or a default if it is not there.
+fn or<'a, T>(
+    field: Option<Field<'a>>,
+    default: T,
+    read: impl FnOnce(Field<'a>) -> Result<T, ConfigError>,
+) -> Result<T, ConfigError> {
+    field.map_or(Ok(default), read)
+}
+
+fn read_admin(root: &Table<'_>) -> Result<AdminConfig, ConfigError> {
+    let table = root.table("admin", &["socket", "group"])?;
+    Ok(AdminConfig {
+        socket: or(table.field("socket"), DEFAULT_SOCKET.into(), |field| {
+            field.parsed("a path", absolute_path)
+        })?,
+        group: or(table.field("group"), None, |field| {
+            let name = field.string("the name of a group")?;
+            if name.is_empty() {
+                return Err(field.error("empty; expected the name of a group"));
+            }
+            Ok(Some(name.to_owned()))
+        })?,
+    })
+}
+
+fn read_tap(root: &Table<'_>) -> Result<TapConfig, ConfigError> {
+    const EXPECTED: &str = "an array of addresses such as \"10.77.0.1/24\"";
+    let table = root.table("tap", &["name", "addresses"])?;
+    let mut addresses: Vec<TapAddress> = Vec::new();
+    if let Some(field) = table.field("addresses") {
+        for entry in field.array(EXPECTED)? {
+            let address = entry.parsed(EXPECTED, tap_address)?;
+            let same = |other: &TapAddress| other.address == address.address;
+            if addresses.iter().any(same) {
+                return Err(entry.error(format!("{} is there twice", address.address)));
+            }
+            addresses.push(address);
+        }
+    }
+    Ok(TapConfig {
+        name: or(table.field("name"), "tipsec0".to_owned(), |field| {
+            field.parsed("the device's name", device_name)
+        })?,
+        addresses,
+    })
+}
+
+fn read_bearers(
+    root: &Table<'_>,
+    tap: &TapConfig,
+    lines: &mut BTreeMap<String, usize>,
+) -> Result<Vec<BearerConfig>, ConfigError> {
+    const EXPECTED: &str = "a table [[bearer]] with an interface";
+    let field = root.required("bearer", EXPECTED)?;
+    let entries = field.array(&format!("{EXPECTED} (two brackets)"))?;
+    if let Some(second) = entries.get(1) {
+        return Err(second.error(format!(
+            "{} bearers; this version takes exactly one: several come later",
+            entries.len()
+        )));
+    }
+    let Some(entry) = entries.first() else {
+        return Err(field.error(format!("empty; expected {EXPECTED}")));
+    };
+    Ok(vec![read_bearer(entry, tap, lines)?])
+}
+
+fn read_bearer(
+    entry: &Field<'_>,
+    tap: &TapConfig,
+    lines: &mut BTreeMap<String, usize>,
+) -> Result<BearerConfig, ConfigError> {
+    let known = [
+        "interface",
+        "queue",
+        "core",
+        "mode",
+        "encapsulation",
+        "ethertype",
+        "tx_depth",
+    ];
+    let table = entry.table(&known)?;
+    for field in known.iter().filter_map(|key| table.field(key)) {
+        field.note(lines);
+    }
+    let interface = table.required("interface", "the name of a NIC")?;
+    let name = interface.parsed("the name of a NIC", device_name)?;
+    if name == tap.name {
+        return Err(interface.error(format!("{name:?} is also tap.name; expected a NIC")));
+    }
+    if let Some(field) = table.field("encapsulation") {
+        if field.string("\"ethernet\"")? == "udp" {
+            return Err(field.error("\"udp\" comes later; this version has \"ethernet\""));
+        }
+        field.choice(&[("ethernet", ())])?;
+    }
+    Ok(BearerConfig {
+        interface: name,
+        queue: or(table.field("queue"), 0, |field| field.integer(0..=4095))?,
+        core: or(table.field("core"), None, |field| {
+            field.integer(0..=1023).map(Some)
+        })?,
+        mode: or(table.field("mode"), ModeChoice::Auto, |field| {
+            field.choice(&ModeChoice::NAMES)
+        })?,
+        ethertype: or(table.field("ethertype"), DEFAULT_ETHERTYPE, |field| {
+            ethertype(field.integer(0x0600..=0xFFFF)?).map_err(|error| field.error(error))
+        })?,
+        tx_depth: or(table.field("tx_depth"), None, |field| {
+            field.integer(8..=4096).map(Some)
+        })?,
+    })
+}
+
+fn read_interval(root: &Table<'_>) -> Result<Option<u32>, ConfigError> {
+    let table = root.table("rekey", &["interval"])?;
+    or(table.field("interval"), Some(DEFAULT_INTERVAL_S), |field| {
+        field.parsed("an interval such as \"10m\", or \"off\"", parse_interval)
+    })
+}
+
+fn read_crypto(root: &Table<'_>) -> Result<(Provider, Vec<Suite>), ConfigError> {
+    let table = root.table("crypto", &["provider", "suites"])?;
+    let fallback = if Provider::Ring.is_built_in() {
+        Provider::Ring
+    } else {
+        Provider::AwsLc
+    };
+    let provider = or(table.field("provider"), fallback, |field| {
+        let providers = [Provider::Ring, Provider::AwsLc].map(|p| (p.name(), p));
+        let provider = field.choice(&providers)?;
+        if provider.is_built_in() {
+            return Ok(provider);
+        }
+        Err(field.error(format!("{:?} is not in this build", provider.name())))
+    })?;
+    let Some(field) = table.field("suites") else {
+        return Ok((provider, vec![Suite::Aes256Gcm]));
+    };
+    let mut suites = Vec::new();
+    for entry in field.array("an array of suites")? {
+        let suite = entry.choice(&Suite::ALL.map(|suite| (suite.name(), suite)))?;
+        if suites.contains(&suite) {
+            return Err(entry.error(format!("{:?} is there twice", suite.name())));
+        }
+        suites.push(suite);
+    }
+    if suites.is_empty() {
+        return Err(field.error("empty; nothing could be sealed"));
+    }
+    Ok((provider, suites))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! Tipsec's control plane: the key machine, its messages, and the operator's
+//! protocol; behind the feature `daemon`, the shell around it and `tipsecd`.
+//!
+//! [`machine`] is pure: it sees no socket, no clock and no RNG.
+
+pub mod admin;
+pub mod cluster;
+pub mod derive;
+pub mod frame;
+pub mod interval;
+pub mod machine;
+pub mod master;
+pub mod message;
+pub mod noise;
+pub mod time;
+mod wire;
+
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod keyring;
+#[cfg(feature = "daemon")]
+pub mod shell;

@@ -1,0 +1,108 @@
+//! Finding peers: a beacon each second, and what follows from hearing one.
+
+use std::time::Duration;
+
+use tipsec_dataplane::ids::{Epoch, Incarnation};
+use tipsec_dataplane::mac::MacAddr;
+use tipsec_xdp::wire::GROUP_MAC;
+
+use super::peer::Peer;
+use super::{Action, Context, Count};
+use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
+use crate::message::Beacon;
+use crate::time::Instant;
+
+/// Distance of beacons, with jitter.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(900), Duration::from_millis(1100));
+/// Keys younger than this may just not have been confirmed yet.
+const SETTLING: Duration = Duration::from_secs(5);
+/// How long the higher id waits for the lower one to start.
+const BACKUP_WAIT: Duration = Duration::from_millis(250);
+
+/// When the next beacon leaves.
+pub(super) struct Beaconing {
+    next: Instant,
+}
+
+impl Beaconing {
+    pub(super) fn starting(now: Instant) -> Self {
+        Self { next: now }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.next
+    }
+
+    pub(super) fn on_timer(&mut self, cx: &mut Context<'_>) {
+        if self.next > cx.now {
+            return;
+        }
+        self.next = cx.now + cx.random.between(INTERVAL.0, INTERVAL.1);
+        let settings = &cx.core.settings;
+        let header = ClearHeader {
+            message: MessageType::Beacon,
+            sender: settings.node,
+            receiver: None,
+            exchange: settings.incarnation.0,
+            epoch: Epoch(0),
+            master: cx.keys.id(),
+            chain: 0,
+            suites: 0,
+        };
+        let body = Beacon {
+            address: settings.address,
+        }
+        .encode();
+        let clear = encode_clear(&header, body.len(), &cx.keys);
+        let frame = encode(MessageType::Beacon, &clear, &body, &cx.keys);
+        cx.core.act(Action::Send {
+            to: MacAddr(GROUP_MAC),
+            frame,
+        });
+    }
+}
+
+impl Peer {
+    /// A beacon is a hint: it starts an exchange and nothing else.
+    pub(super) fn on_beacon(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+        let Some(beacon) = Beacon::decode(frame.body()) else {
+            return cx.core.counts.add(Count::Malformed);
+        };
+        let incarnation = Incarnation(frame.header().exchange);
+        self.beacon_heard = Some(cx.now);
+        if self.is_alive_as_other(incarnation) {
+            if self.is_former_life(incarnation) {
+                // A beacon has no counter: this one may be years old.
+                return cx.core.counts.add(Count::Stale);
+            }
+            return self.suspect(cx, incarnation, None);
+        }
+        let present = self
+            .tx
+            .as_ref()
+            .is_some_and(|tx| tx.incarnation == incarnation);
+        if present {
+            // Its keys may have died while it could not be reached.
+            let settled = self
+                .keys_since
+                .is_none_or(|since| cx.now.since(since) >= SETTLING);
+            if settled && !self.link.is_up() && self.initiator.is_idle() && self.start_at.is_none()
+            {
+                self.retry_later(cx);
+            }
+            return;
+        }
+        self.address = Some(beacon.address);
+        if self.initiator.is_idle() {
+            self.target = Some(incarnation);
+            let wait = if cx.core.settings.node < self.node {
+                Duration::ZERO
+            } else {
+                BACKUP_WAIT
+            };
+            let start_at = cx.now + wait;
+            // A retry that is due later gives way; one that is due earlier stays.
+            self.start_at = Some(self.start_at.map_or(start_at, |at| at.min(start_at)));
+        }
+    }
+}

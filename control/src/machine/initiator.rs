@@ -1,0 +1,357 @@
+//! Slot I: this node started the exchange.
+
+use std::time::Duration;
+
+use tipsec_dataplane::ids::{Epoch, Incarnation};
+use tipsec_xdp::wire::CLEAR_HEADER_LEN;
+
+use super::peer::Peer;
+use super::sas::{common_suite, suite_sum};
+use super::timers::Retransmit;
+use super::{Action, Context, Count, EventKind};
+use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
+use crate::message::{COOKIE_LEN, Hello, MAX_OFFER_LEN, Offer, Start};
+use crate::noise::{HANDSHAKE_OVERHEAD, Initiator, TRANSPORT_OVERHEAD};
+use crate::time::Instant;
+
+/// An exchange without an answer is given up after this.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
+/// And tried again after a while between these.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// Hellos that one exchange follows.
+const MAX_HELLOS: u8 = 3;
+
+/// Slot I.
+pub(super) enum InitiatorSlot {
+    /// Nothing under way.
+    Idle,
+    /// I1: m1 is out.
+    Started(Box<Started>),
+    /// I2: m2 was accepted; m3 is out as soon as the own SA is installed.
+    Offered(Box<Offered>),
+}
+
+/// I1.
+pub(super) struct Started {
+    exchange: u64,
+    /// `None` only while a message is being read.
+    noise: Option<Initiator>,
+    m1: Vec<u8>,
+    responder: Option<Incarnation>,
+    began: Instant,
+    hellos: u8,
+    retransmit: Retransmit,
+}
+
+/// I2.
+pub(super) struct Offered {
+    exchange: u64,
+    responder: Incarnation,
+    epoch: Epoch,
+    m3: Vec<u8>,
+    /// Whether m3 may leave: every worker and map holds the own SA.
+    installed: bool,
+    began: Instant,
+    hellos: u8,
+    retransmit: Retransmit,
+}
+
+impl InitiatorSlot {
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
+    /// Ends an exchange with another life of the peer.
+    pub(super) fn forget_others(&mut self, present: Incarnation) {
+        let other = match self {
+            Self::Idle => false,
+            Self::Started(started) => started.responder != Some(present),
+            Self::Offered(offered) => offered.responder != present,
+        };
+        if other {
+            *self = Self::Idle;
+        }
+    }
+
+    /// When it wants attention.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Idle => None,
+            Self::Started(s) => Some(s.retransmit.at().min(s.began + EXCHANGE_LIMIT)),
+            Self::Offered(o) => Some(o.retransmit.at().min(o.began + EXCHANGE_LIMIT)),
+        }
+    }
+
+    /// Exchange id, when it began and how many hellos it followed.
+    fn under_way(&self) -> Option<(u64, Instant, u8)> {
+        match self {
+            Self::Idle => None,
+            Self::Started(s) => Some((s.exchange, s.began, s.hellos)),
+            Self::Offered(o) => Some((o.exchange, o.began, o.hellos)),
+        }
+    }
+}
+
+impl Peer {
+    /// Starts an exchange, unless one is under way or the peer's address is
+    /// not known.
+    pub(super) fn start(&mut self, cx: &mut Context<'_>) {
+        self.start_at = None;
+        if self.initiator.is_idle() {
+            cx.core.counts.add(Count::Started);
+            self.start_exchange(cx, cx.now, 0, [0; COOKIE_LEN]);
+        }
+    }
+
+    fn start_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        began: Instant,
+        hellos: u8,
+        cookie: [u8; COOKIE_LEN],
+    ) {
+        let Some(address) = self.address else { return };
+        cx.core.m1_counter += 1;
+        let settings = &cx.core.settings;
+        let start = Start {
+            initiator: settings.incarnation,
+            responder: self.target,
+            counter: cx.core.m1_counter,
+            lanes: settings.lanes,
+            address: settings.address,
+            cookie,
+        };
+        let header = ClearHeader {
+            message: MessageType::M1,
+            sender: settings.node,
+            receiver: Some(self.node),
+            exchange: cx.random.next_u64(),
+            epoch: Epoch(0),
+            master: cx.keys.id(),
+            chain: 0,
+            suites: suite_sum(&settings.suites),
+        };
+        let clear = encode_clear(&header, MAX_OFFER_LEN + HANDSHAKE_OVERHEAD, &cx.keys);
+        let prologue = prologue(&clear, cx);
+        let Ok((noise, body)) =
+            Initiator::start(cx.keys.psk(), &prologue, cx.random, &start.encode())
+        else {
+            return cx.core.counts.add(Count::Refused);
+        };
+        let m1 = encode(MessageType::M1, &clear, &body, &cx.keys);
+        cx.core.act(Action::Send {
+            to: address,
+            frame: m1.clone(),
+        });
+        self.initiator = InitiatorSlot::Started(Box::new(Started {
+            exchange: header.exchange,
+            noise: Some(noise),
+            m1,
+            responder: self.target,
+            began,
+            hellos,
+            retransmit: Retransmit::starting(cx.now, cx.random),
+        }));
+    }
+
+    pub(super) fn on_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+        let header = frame.header();
+        match &mut self.initiator {
+            InitiatorSlot::Started(started) if started.exchange == header.exchange => {
+                self.accept_m2(cx, frame);
+            }
+            InitiatorSlot::Offered(offered) if offered.exchange == header.exchange => {
+                cx.core.counts.add(Count::Repeated);
+                self.send_m3(cx);
+            }
+            _ => cx.core.counts.add(Count::Stale),
+        }
+    }
+
+    fn accept_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+        let InitiatorSlot::Started(started) = &mut self.initiator else {
+            return;
+        };
+        let Some(noise) = started.noise.take() else {
+            return;
+        };
+        let (mut session, payload) = match noise.finish(frame.body()) {
+            Ok(done) => done,
+            Err((noise, _)) => {
+                started.noise = Some(noise);
+                return cx.core.counts.add(Count::Refused);
+            }
+        };
+        let (exchange, began, hellos) = (started.exchange, started.began, started.hellos);
+        // A responder that was not named in m1 answers with a hello, never
+        // with m2.
+        let responder = started.responder;
+        self.initiator = InitiatorSlot::Idle;
+        let offer = Offer::decode(&payload).filter(|offer| matches_header(offer, frame));
+        let (Some(offer), Some(responder)) = (offer, responder) else {
+            cx.core.counts.add(Count::Refused);
+            return self.retry_later(cx);
+        };
+        let suite = common_suite(&cx.core.settings.suites, offer.suites);
+        if !self.allows(cx, &offer) {
+            return self.retry_later(cx);
+        }
+        let answer = suite.and_then(|suite| self.draw_offer(cx, suite, offer.lanes));
+        let Some(answer) = answer else {
+            cx.core.counts.add(Count::Refused);
+            return self.retry_later(cx);
+        };
+        self.adopt(cx, responder);
+        self.install_tx(cx, &offer, session.hash(), responder);
+        self.install_rx(cx, &answer, session.hash(), responder);
+        let payload = answer.encode();
+        let Ok(body) = session.seal(&payload) else {
+            cx.core.counts.add(Count::Refused);
+            return self.retry_later(cx);
+        };
+        let header = ClearHeader {
+            message: MessageType::M3,
+            sender: cx.core.settings.node,
+            receiver: Some(self.node),
+            exchange,
+            epoch: answer.epoch,
+            master: cx.keys.id(),
+            chain: 0,
+            suites: answer.suite.code(),
+        };
+        debug_assert_eq!(body.len(), payload.len() + TRANSPORT_OVERHEAD);
+        let clear = encode_clear(&header, body.len(), &cx.keys);
+        self.initiator = InitiatorSlot::Offered(Box::new(Offered {
+            exchange,
+            responder,
+            epoch: answer.epoch,
+            m3: encode(MessageType::M3, &clear, &body, &cx.keys),
+            installed: false,
+            began,
+            hellos,
+            retransmit: Retransmit::starting(cx.now, cx.random),
+        }));
+    }
+
+    /// The own SA of this epoch is installed: m3 may leave.
+    pub(super) fn initiator_installed(&mut self, cx: &mut Context<'_>, epoch: Epoch) {
+        if let InitiatorSlot::Offered(offered) = &mut self.initiator
+            && offered.epoch == epoch
+        {
+            offered.installed = true;
+            offered.retransmit = Retransmit::starting(cx.now, cx.random);
+            self.send_m3(cx);
+        }
+    }
+
+    fn send_m3(&mut self, cx: &mut Context<'_>) {
+        let (InitiatorSlot::Offered(offered), Some(to)) = (&self.initiator, self.address) else {
+            return;
+        };
+        if !offered.installed {
+            return;
+        }
+        cx.core.act(Action::Send {
+            to,
+            frame: offered.m3.clone(),
+        });
+        let epoch = offered.epoch;
+        self.note_offered(epoch, cx.now);
+    }
+
+    /// Something opened on the SA with this epoch: if it is the own offer or
+    /// a later one, the responder has m3.
+    pub(super) fn initiator_opened(
+        &mut self,
+        cx: &mut Context<'_>,
+        epoch: Epoch,
+        sender: Incarnation,
+    ) {
+        if let InitiatorSlot::Offered(offered) = &self.initiator
+            && offered.responder == sender
+            && epoch >= offered.epoch
+        {
+            self.initiator = InitiatorSlot::Idle;
+            self.completed(cx);
+            self.confirm_if_open(cx);
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+        let Some((exchange, began, hellos)) = self.initiator.under_way() else {
+            return cx.core.counts.add(Count::Stale);
+        };
+        if exchange != frame.header().exchange {
+            return cx.core.counts.add(Count::Stale);
+        }
+        let Some(hello) = Hello::decode(frame.body()) else {
+            return cx.core.counts.add(Count::Malformed);
+        };
+        if hello.busy || hellos >= MAX_HELLOS {
+            self.initiator = InitiatorSlot::Idle;
+            return self.retry_later(cx);
+        }
+        self.address = Some(hello.address);
+        self.target = Some(hello.incarnation);
+        self.initiator = InitiatorSlot::Idle;
+        self.start_exchange(cx, began, hellos + 1, hello.cookie);
+    }
+
+    pub(super) fn initiator_timer(&mut self, cx: &mut Context<'_>) {
+        let Some((_, began, _)) = self.initiator.under_way() else {
+            return;
+        };
+        if cx.now >= began + EXCHANGE_LIMIT {
+            self.initiator = InitiatorSlot::Idle;
+            cx.core.counts.add(Count::TimedOut);
+            let text = format!(
+                "node {} did not complete the key exchange within {} s; present keys stay, \
+                 trying again",
+                self.node,
+                EXCHANGE_LIMIT.as_secs()
+            );
+            let kind = EventKind::ExchangeTimeout;
+            cx.core
+                .journal
+                .note_rarely(cx.now, kind, Some(self.node), text);
+            return self.retry_later(cx);
+        }
+        match &mut self.initiator {
+            InitiatorSlot::Idle => {}
+            InitiatorSlot::Started(started) => {
+                if started.retransmit.fire(cx.now, cx.random) {
+                    cx.core.counts.add(Count::Retransmitted);
+                    if let Some(to) = self.address {
+                        cx.core.act(Action::Send {
+                            to,
+                            frame: started.m1.clone(),
+                        });
+                    }
+                }
+            }
+            InitiatorSlot::Offered(offered) => {
+                if offered.retransmit.fire(cx.now, cx.random) && offered.installed {
+                    cx.core.counts.add(Count::Retransmitted);
+                    self.send_m3(cx);
+                }
+            }
+        }
+    }
+
+    pub(super) fn retry_later(&mut self, cx: &mut Context<'_>) {
+        self.start_at = Some(cx.now + cx.random.between(RETRY.0, RETRY.1));
+    }
+}
+
+/// The prologue of the handshake: m1's clear header and the cluster.
+pub(super) fn prologue(clear: &[u8; CLEAR_HEADER_LEN], cx: &Context<'_>) -> Vec<u8> {
+    let mut prologue = clear.to_vec();
+    prologue.extend_from_slice(&cx.core.settings.cluster.length_prefixed());
+    prologue
+}
+
+/// Whether the clear header says the same as the offer inside.
+pub(super) fn matches_header(offer: &Offer, frame: &ControlFrame<'_>) -> bool {
+    let header = frame.header();
+    header.epoch == offer.epoch && header.suites == offer.suite.code()
+}

@@ -1,0 +1,172 @@
+//! What happened, for the operator: a bounded list, newest last.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tipsec_dataplane::ids::NodeId;
+
+use crate::time::Instant;
+
+/// Events kept; the oldest goes first.
+const CAPACITY: usize = 1024;
+/// The same rare event is noted once in this time.
+const RARELY: Duration = Duration::from_secs(10);
+
+/// And events of one rare kind so many times in it, over all nodes.
+const RARE_KIND_MAX: usize = 8;
+
+/// What kind of event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// The daemon serves.
+    Started,
+    /// A link came up.
+    LinkUp,
+    /// A link went down.
+    LinkDown,
+    /// A peer came back as a new process.
+    PeerRestarted,
+    /// An exchange got no answer.
+    ExchangeTimeout,
+    /// The peer answered, but nothing that both allow.
+    Incompatible,
+    /// A new SA was not confirmed in time and carries no data.
+    Unconfirmed,
+    /// Two nodes run under one id, or somebody poses as a live peer.
+    DuplicateNode,
+    /// A node names another master key.
+    OtherMaster,
+    /// A sending lane nears its budget.
+    BudgetLow,
+    /// A sending lane has stopped.
+    BudgetSpent,
+    /// A receiving lane has stopped.
+    OpenLimit,
+    /// The master key was set.
+    MasterSet,
+    /// The rekey interval was set.
+    IntervalSet,
+    /// A bearer or a worker failed.
+    BearerLost,
+}
+
+impl EventKind {
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::LinkUp => "link-up",
+            Self::LinkDown => "link-down",
+            Self::PeerRestarted => "peer-restarted",
+            Self::ExchangeTimeout => "exchange-timeout",
+            Self::Incompatible => "incompatible",
+            Self::Unconfirmed => "unconfirmed",
+            Self::DuplicateNode => "duplicate-node",
+            Self::OtherMaster => "other-master",
+            Self::BudgetLow => "budget-low",
+            Self::BudgetSpent => "budget-spent",
+            Self::OpenLimit => "open-limit",
+            Self::MasterSet => "master-set",
+            Self::IntervalSet => "interval-set",
+            Self::BearerLost => "bearer-lost",
+        }
+    }
+}
+
+/// One event.
+#[derive(Clone, Debug)]
+pub struct EventRecord {
+    /// Grows by one an event, from 1.
+    pub seq: u64,
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub kind: EventKind,
+    /// Which peer it is about.
+    pub node: Option<NodeId>,
+    /// For people.
+    pub text: String,
+}
+
+/// The list.
+#[derive(Default, Debug)]
+pub struct Journal {
+    events: VecDeque<EventRecord>,
+    next_seq: u64,
+}
+
+impl Journal {
+    pub(super) fn note(
+        &mut self,
+        at: Instant,
+        kind: EventKind,
+        node: Option<NodeId>,
+        text: String,
+    ) {
+        if self.events.len() == CAPACITY {
+            self.events.pop_front();
+        }
+        self.next_seq += 1;
+        self.events.push_back(EventRecord {
+            seq: self.next_seq,
+            at,
+            kind,
+            node,
+            text,
+        });
+    }
+
+    /// Notes an event unless the same was noted a short time ago: what a
+    /// stranger can cause must not push everything else out.
+    pub(super) fn note_rarely(
+        &mut self,
+        at: Instant,
+        kind: EventKind,
+        node: Option<NodeId>,
+        text: String,
+    ) {
+        let recent = || {
+            let recent = self.events.iter().rev();
+            recent
+                .take_while(|event| at.since(event.at) < RARELY)
+                .filter(|event| event.kind == kind)
+        };
+        if recent().count() < RARE_KIND_MAX && recent().all(|event| event.node != node) {
+            self.note(at, kind, node, text);
+        }
+    }
+
+    /// Events after the one numbered `after` (0 = all that are kept).
+    pub fn after(&self, after: u64) -> impl Iterator<Item = &EventRecord> {
+        self.events.iter().filter(move |event| event.seq > after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounded_and_numbered() {
+        let mut journal = Journal::default();
+        let now = Instant::default();
+        for n in 0..CAPACITY + 5 {
+            journal.note(now, EventKind::LinkUp, None, n.to_string());
+        }
+        assert_eq!(journal.after(0).count(), CAPACITY);
+        assert_eq!(journal.after(0).next().unwrap().seq, 6);
+        assert_eq!(journal.after(CAPACITY as u64 + 4).count(), 1);
+    }
+
+    #[test]
+    fn rare_events_are_noted_once_in_a_while() {
+        let mut journal = Journal::default();
+        let mut now = Instant::since_boot(Duration::from_secs(100));
+        for _ in 0..5 {
+            journal.note_rarely(now, EventKind::DuplicateNode, None, String::new());
+        }
+        now = now + RARELY;
+        journal.note_rarely(now, EventKind::DuplicateNode, None, String::new());
+        assert_eq!(journal.after(0).count(), 2);
+    }
+}

@@ -1,0 +1,172 @@
+//! Link state: judged by probes inside the SA, with a tolerance.
+
+use std::time::Duration;
+
+use tipsec_dataplane::ids::LaneIndex;
+use tipsec_dataplane::payload::{Probe, ProbeOp};
+
+use super::peer::Peer;
+use super::{Action, Context, EventKind};
+use crate::time::Instant;
+
+/// Probes within one tolerance.
+const PROBES_PER_TOLERANCE: u32 = 4;
+/// Tolerances without an answer after which a link is down although the peer's
+/// own frames arrive: the way there is cut.
+const UNANSWERED_TOLERANCES: u32 = 4;
+
+/// Whether a peer answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    /// Never answered in this process's life.
+    Connecting,
+    /// Answers.
+    Up,
+    /// Answered once, and does no more.
+    Down,
+}
+
+impl LinkState {
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// One link.
+pub(super) struct Link {
+    state: LinkState,
+    since: Instant,
+    last_heard: Instant,
+    /// When a probe was last answered: data may arrive while nothing of ours does.
+    last_answered: Instant,
+    next_probe: Instant,
+}
+
+impl Link {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            state: LinkState::Connecting,
+            since: now,
+            last_heard: now,
+            last_answered: now,
+            next_probe: now,
+        }
+    }
+
+    pub(super) fn state(&self) -> LinkState {
+        self.state
+    }
+
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.state == LinkState::Up
+    }
+
+    /// When the link is down unless more is heard: nothing at all for one
+    /// tolerance, or no answer of its own for four.
+    fn silent_at(&self, tolerance: Duration) -> Instant {
+        (self.last_heard + tolerance).min(self.last_answered + tolerance * UNANSWERED_TOLERANCES)
+    }
+
+    /// The peer lives: something of it opened.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+}
+
+impl Peer {
+    /// Seals a probe on a lane.
+    pub(super) fn send_probe(&mut self, cx: &mut Context<'_>, lane: LaneIndex) {
+        let id = cx.core.next_probe_id;
+        cx.core.next_probe_id += 1;
+        let probe = Probe {
+            op: ProbeOp::Request,
+            id,
+            phase: 0,
+        };
+        cx.core.act(Action::SendProbe {
+            peer: self.index,
+            lane,
+            probe,
+        });
+    }
+
+    pub(super) fn on_probe_reply(&mut self, cx: &mut Context<'_>, probe: Probe) {
+        if probe.op != ProbeOp::Reply || probe.id >= cx.core.next_probe_id {
+            return;
+        }
+        self.suspicion_answered(cx, probe.id);
+        self.note_confirmed(cx, probe.id);
+        self.link.heard(cx.now);
+        self.link.last_answered = cx.now;
+        if !self.link.is_up() && self.tx.is_some() {
+            self.link.state = LinkState::Up;
+            self.link.since = cx.now;
+            let text = format!("link to node {} is up", self.node);
+            cx.core
+                .journal
+                .note(cx.now, EventKind::LinkUp, Some(self.node), text);
+            // What was given up while the peer was silent is due again.
+            if self.start_at.is_none() && self.initiator.is_idle() {
+                self.schedule_rekey(cx);
+            }
+        }
+    }
+
+    /// Takes the link down, if it is up.
+    pub(super) fn link_down(&mut self, cx: &mut Context<'_>, why: &str) {
+        if self.link.is_up() {
+            self.link.state = LinkState::Down;
+            self.link.since = cx.now;
+            let text = format!("link to node {} is down: {why}", self.node);
+            cx.core
+                .journal
+                .note(cx.now, EventKind::LinkDown, Some(self.node), text);
+        }
+    }
+
+    /// When the link wants attention.
+    pub(super) fn link_deadline(&self, tolerance: Duration) -> Option<Instant> {
+        self.tx.as_ref()?;
+        let silent_at = self.link.silent_at(tolerance);
+        Some(if self.link.is_up() {
+            self.link.next_probe.min(silent_at)
+        } else {
+            self.link.next_probe
+        })
+    }
+
+    pub(super) fn link_timer(&mut self, cx: &mut Context<'_>) {
+        if self.tx.is_none() {
+            return;
+        }
+        let tolerance = cx.core.settings.link_tolerance;
+        if self.link.is_up() && cx.now >= self.link.silent_at(tolerance) {
+            let why = if cx.now >= self.link.last_heard + tolerance {
+                format!("nothing heard for {} ms", tolerance.as_millis())
+            } else {
+                let waited = tolerance * UNANSWERED_TOLERANCES;
+                format!(
+                    "its frames arrive, but it has answered nothing for {} ms",
+                    waited.as_millis()
+                )
+            };
+            self.link_down(cx, &why);
+            self.start(cx);
+        }
+        if self.link.next_probe <= cx.now {
+            self.link.next_probe = cx.now + tolerance / PROBES_PER_TOLERANCE;
+            // Lanes take turns over time only where a node has several; one
+            // lane's answer proves the peer.
+            self.send_probe(cx, LaneIndex(0));
+        }
+    }
+}

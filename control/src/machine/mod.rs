@@ -1,0 +1,462 @@
+//! The key machine: one exchange for join, rekey and recovery, without IO.
+//!
+//! Time, randomness and frames come in through [`Machine::handle`]; what is to
+//! be done comes out as [`Action`]s. Nothing here knows a socket, a clock or a
+//! thread, so a test runs a whole cluster on a virtual clock from one seed.
+//!
+//! Two slots per peer, independent (docs/protocol.md, "States"). `X` is the
+//! exchange id. First length, master id held, HMAC, receiver = me, sender ≠ me
+//! ([`Machine::on_frame`]); then the first row that matches:
+//!
+//! | slot, state | event                                | where                            |
+//! |-------------|--------------------------------------|----------------------------------|
+//! | I Idle      | timer, `now`, budget, join, link down | `initiator::start`              |
+//! | I1          | retransmit timer: same m1            | `initiator::on_timer`            |
+//! | I1          | m2(X) valid / invalid                | `initiator::on_m2`               |
+//! | I1, I2      | hello(X), hello(busy)                | `initiator::on_hello`            |
+//! | I2          | own RX installed: m3                 | `initiator::on_installed`        |
+//! | I2          | m2(X) again, timer: same m3          | `initiator::on_m2`, `on_timer`   |
+//! | I2          | opens under own offer or a higher    | `initiator::on_first_open`       |
+//! | I1, I2      | 5 s                                  | `initiator::on_timer`            |
+//! | R any       | m1 = the current one: stored m2      | `responder::on_m1`               |
+//! | R any       | m1 stale: hello                      | `responder::on_m1`               |
+//! | R any       | bare m1, other incarnation, SA alive | `suspicion`                      |
+//! | R any       | m1 fresh                             | `responder::on_m1`               |
+//! | R1          | own RX installed: m2                 | `responder::on_installed`        |
+//! | R1          | opens under the offer                | `sas::on_first_open`             |
+//! | R1          | m3(X) valid                          | `responder::on_m3`               |
+//! | R any       | m3 of the last completed X           | `responder::on_m3`               |
+//! | R any       | m3, unknown X: hello                 | `responder::on_m3`               |
+//! | R1          | 10 s                                 | `responder::on_timer`            |
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tipsec_dataplane::ids::{Epoch, MasterId, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::mac::MacAddr;
+
+use crate::derive::ClusterKeys;
+use crate::frame::{ControlFrame, MessageType};
+use crate::time::{Instant, Random};
+
+mod beacon;
+mod bucket;
+mod counts;
+mod initiator;
+mod interface;
+mod journal;
+mod link;
+mod peer;
+mod responder;
+mod sas;
+mod spi_pool;
+mod suspicion;
+mod timers;
+mod view;
+
+pub use counts::{Count, Counts};
+pub use interface::{Action, Input, Settings, Token};
+pub use journal::{EventKind, EventRecord, Journal};
+pub use link::LinkState;
+pub use view::PeerView;
+
+use beacon::Beaconing;
+use peer::Peer;
+use spi_pool::SpiPool;
+
+/// What every handler may use, besides its own peer.
+struct Core {
+    settings: Settings,
+    keys: Option<Arc<ClusterKeys>>,
+    actions: VecDeque<Action>,
+    journal: Journal,
+    counts: Counts,
+    spis: SpiPool,
+    /// Who waits for a completion.
+    pending: BTreeMap<Token, Pending>,
+    next_token: u64,
+    /// Counter of m1: grows within this incarnation.
+    m1_counter: u64,
+    next_probe_id: u64,
+    /// Where the epochs of a peer's offers start: above those of every peer
+    /// that was forgotten, since it may come back with what it had.
+    epoch_floor: Epoch,
+}
+
+/// What a completion is for.
+enum Pending {
+    /// The SA with this epoch of this peer is installed.
+    Installed(PeerIndex, Epoch),
+    /// These SPIs may rest.
+    Removed(Vec<Spi>),
+}
+
+/// The arguments of one step, bundled.
+struct Context<'a> {
+    now: Instant,
+    random: &'a mut dyn Random,
+    core: &'a mut Core,
+    keys: Arc<ClusterKeys>,
+}
+
+impl Core {
+    fn token(&mut self, pending: Pending) -> Token {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        self.pending.insert(token, pending);
+        token
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+}
+
+/// The key machine of one node.
+pub struct Machine {
+    core: Core,
+    peers: Vec<Peer>,
+    beaconing: Beaconing,
+    claims: Claims,
+}
+
+/// Unverified claims of other master keys, for diagnosis: who, which, when.
+type Claims = BTreeMap<NodeId, (MasterId, Instant)>;
+
+/// Most unverified claims kept.
+const MAX_CLAIMS: usize = 64;
+/// A claim is forgotten after this silence.
+const CLAIM_LIFE: Duration = Duration::from_secs(10);
+
+impl Machine {
+    /// A machine without a master key: it waits for [`Input::SetMaster`].
+    pub fn new(settings: Settings, now: Instant, random: &mut dyn Random) -> Self {
+        let spis = SpiPool::new(settings.spi_slots, random);
+        Self {
+            core: Core {
+                settings,
+                keys: None,
+                actions: VecDeque::new(),
+                journal: Journal::default(),
+                counts: Counts::default(),
+                spis,
+                pending: BTreeMap::new(),
+                next_token: 0,
+                m1_counter: 0,
+                next_probe_id: 1,
+                epoch_floor: Epoch(1),
+            },
+            peers: Vec::new(),
+            beaconing: Beaconing::starting(now),
+            claims: Claims::new(),
+        }
+    }
+
+    /// Takes one input. What is to be done is then in [`Self::next_action`].
+    pub fn handle(&mut self, now: Instant, random: &mut dyn Random, input: Input<'_>) {
+        match input {
+            Input::Timer => self.on_timer(now, random),
+            Input::Frame { bytes, source } => self.on_frame(now, random, bytes, source),
+            Input::Installed(token) => {
+                if let Some(Pending::Installed(peer, epoch)) = self.core.pending.remove(&token) {
+                    self.with_peer(now, random, peer, |peer, cx| peer.on_installed(cx, epoch));
+                }
+            }
+            Input::Removed(token) => {
+                if let Some(Pending::Removed(spis)) = self.core.pending.remove(&token) {
+                    self.core.spis.rest(spis, now);
+                }
+            }
+            Input::FirstOpen { peer, spi } => {
+                self.with_peer(now, random, peer, |peer, cx| peer.on_first_open(cx, spi));
+            }
+            Input::ProbeReply { peer, probe } => {
+                self.with_peer(now, random, peer, |peer, cx| peer.on_probe_reply(cx, probe));
+            }
+            Input::Activity { peer } => {
+                self.with_peer(now, random, peer, |peer, cx| peer.link.heard(cx.now));
+            }
+            Input::BudgetLow { peer } => {
+                self.with_peer(now, random, peer, |peer, cx| peer.on_budget_low(cx));
+            }
+            Input::BudgetSpent { peer } => {
+                self.with_peer(now, random, peer, |peer, cx| peer.on_budget_spent(cx));
+            }
+            Input::OpenLimit { peer, spi } => {
+                self.with_peer(now, random, peer, |peer, cx| peer.on_open_limit(cx, spi));
+            }
+            Input::SetMaster(keys) => self.on_master(now, random, keys),
+            Input::SetRekeyInterval(interval) => self.on_interval(now, random, interval),
+            Input::RekeyNow => self.on_rekey_now(now, random),
+        }
+    }
+
+    /// The next thing to do, oldest first.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.core.actions.pop_front()
+    }
+
+    /// What happened, newest last.
+    pub fn journal(&self) -> &Journal {
+        &self.core.journal
+    }
+
+    /// Notes something that the shell saw.
+    pub fn note(&mut self, now: Instant, kind: EventKind, node: Option<NodeId>, text: String) {
+        self.core.journal.note(now, kind, node, text);
+    }
+
+    /// Control frames by fate.
+    pub fn counts(&self) -> &Counts {
+        &self.core.counts
+    }
+
+    /// The settings, with the interval as it is now.
+    pub fn settings(&self) -> &Settings {
+        &self.core.settings
+    }
+
+    /// The master key's public name, if one is set.
+    pub fn master(&self) -> Option<MasterId> {
+        self.core.keys.as_ref().map(|keys| keys.id())
+    }
+
+    fn with_peer(
+        &mut self,
+        now: Instant,
+        random: &mut dyn Random,
+        index: PeerIndex,
+        step: impl FnOnce(&mut Peer, &mut Context<'_>),
+    ) {
+        let Some(keys) = self.core.keys.clone() else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(usize::from(index.0)) else {
+            return;
+        };
+        step(
+            peer,
+            &mut Context {
+                now,
+                random,
+                core: &mut self.core,
+                keys,
+            },
+        );
+    }
+
+    /// The checks before the state table, cheapest first.
+    fn on_frame(&mut self, now: Instant, random: &mut dyn Random, bytes: &[u8], source: MacAddr) {
+        let Some(frame) = ControlFrame::decode(bytes) else {
+            return self.core.counts.add(Count::Malformed);
+        };
+        let header = *frame.header();
+        let Some(keys) = self
+            .core
+            .keys
+            .clone()
+            .filter(|keys| keys.id() == header.master)
+        else {
+            return self.on_foreign_master(now, header.sender, header.master);
+        };
+        if !frame.verify(&keys) {
+            return self.core.counts.add(Count::BadMac);
+        }
+        if header.sender == self.core.settings.node {
+            return self.on_own_name(now, &frame, source);
+        }
+        if header
+            .receiver
+            .is_some_and(|receiver| receiver != self.core.settings.node)
+        {
+            return self.core.counts.add(Count::NotForUs);
+        }
+        self.claims.remove(&header.sender);
+        let Some(index) = self.peer_named(header.sender, now, random) else {
+            return self.core.counts.add(Count::NoRoom);
+        };
+        let cx = &mut Context {
+            now,
+            random,
+            core: &mut self.core,
+            keys,
+        };
+        let peer = &mut self.peers[index];
+        match header.message {
+            MessageType::Beacon => peer.on_beacon(cx, &frame),
+            MessageType::Hello => peer.on_hello(cx, &frame),
+            MessageType::M1 => peer.on_m1(cx, &frame, bytes),
+            MessageType::M2 => peer.on_m2(cx, &frame),
+            MessageType::M3 => peer.on_m3(cx, &frame),
+        }
+    }
+
+    /// Finds a peer, or makes one; a full table gives up the peer that has
+    /// been down longest.
+    fn peer_named(&mut self, node: NodeId, now: Instant, random: &mut dyn Random) -> Option<usize> {
+        if let Some(index) = self.peers.iter().position(|peer| peer.node == node) {
+            return Some(index);
+        }
+        if self.peers.len() < usize::from(self.core.settings.max_peers) {
+            let index = PeerIndex(u16::try_from(self.peers.len()).ok()?);
+            let mut peer = Peer::new(index, node, now);
+            peer.next_epoch = self.core.epoch_floor;
+            self.peers.push(peer);
+            return Some(usize::from(index.0));
+        }
+        let keys = self.core.keys.clone()?;
+        let index = self
+            .peers
+            .iter()
+            .enumerate()
+            .filter(|(_, peer)| peer.is_forgettable())
+            .min_by_key(|(_, peer)| peer.link.since())
+            .map(|(index, _)| index)?;
+        let old = &mut self.peers[index];
+        self.core.act(Action::UnlistPeer { node: old.node });
+        old.wipe(&mut Context {
+            now,
+            random,
+            core: &mut self.core,
+            keys,
+        });
+        let floor = self.core.epoch_floor.max(old.next_epoch);
+        *old = Peer::new(old.index, node, now);
+        self.core.epoch_floor = floor;
+        old.next_epoch = floor;
+        Some(index)
+    }
+
+    /// A frame under a key that this node does not hold: no state but a claim
+    /// to show to the operator.
+    fn on_foreign_master(&mut self, now: Instant, sender: NodeId, master: MasterId) {
+        self.core.counts.add(Count::ForeignMaster);
+        if sender == self.core.settings.node {
+            return;
+        }
+        self.claims
+            .retain(|_, (_, seen)| now.since(*seen) < CLAIM_LIFE);
+        let known = self
+            .claims
+            .get(&sender)
+            .is_some_and(|(claimed, _)| *claimed == master);
+        if !known && self.claims.len() >= MAX_CLAIMS {
+            return;
+        }
+        self.claims.insert(sender, (master, now));
+        if !known {
+            let ours = match self.master() {
+                Some(id) => format!("this node holds {id}"),
+                None => "this node holds none yet".to_owned(),
+            };
+            let text = format!(
+                "node {sender} claims master id {master} (unverified); {ours}; set the same \
+                 master key on both with 'tipsec-keyctl master set'"
+            );
+            self.core
+                .journal
+                .note_rarely(now, EventKind::OtherMaster, Some(sender), text);
+        }
+    }
+
+    /// A proven frame in this node's own name: an echo, or a second node that
+    /// was given the same id.
+    fn on_own_name(&mut self, now: Instant, frame: &ControlFrame<'_>, source: MacAddr) {
+        let header = frame.header();
+        let own = self.core.settings.incarnation.0;
+        if header.message != MessageType::Beacon || header.exchange == own {
+            return self.core.counts.add(Count::Reflected);
+        }
+        self.core.counts.add(Count::DuplicateNode);
+        let node = self.core.settings.node;
+        let text = format!(
+            "another node (seen from {source}) also runs as node {node}, or somebody repeats \
+             an old beacon of this one; if there are two, give one of them another 'node' in its \
+             configuration"
+        );
+        self.core
+            .journal
+            .note_rarely(now, EventKind::DuplicateNode, Some(node), text);
+    }
+
+    fn on_master(&mut self, now: Instant, random: &mut dyn Random, keys: Arc<ClusterKeys>) {
+        if self.master() == Some(keys.id()) {
+            return;
+        }
+        let text = match self.master() {
+            Some(old) => format!(
+                "master key {} replaces {old}; every SA starts anew",
+                keys.id()
+            ),
+            None => format!("master key {} set", keys.id()),
+        };
+        self.core
+            .journal
+            .note(now, EventKind::MasterSet, None, text);
+        for peer in &mut self.peers {
+            let old = self.core.keys.clone().unwrap_or_else(|| Arc::clone(&keys));
+            peer.wipe(&mut Context {
+                now,
+                random,
+                core: &mut self.core,
+                keys: old,
+            });
+        }
+        self.core.keys = Some(keys);
+        self.claims.clear();
+        self.beaconing = Beaconing::starting(now);
+    }
+
+    fn on_interval(&mut self, now: Instant, random: &mut dyn Random, interval: Option<Duration>) {
+        self.core.settings.rekey_interval = interval;
+        let text = match interval {
+            Some(interval) => format!("rekey interval set to {} s", interval.as_secs_f64()),
+            None => "rekeying by time switched off".to_owned(),
+        };
+        self.core
+            .journal
+            .note(now, EventKind::IntervalSet, None, text);
+        self.each_peer(now, random, |peer, cx| {
+            // A retry that waits for a silent peer stays.
+            if peer.link.is_up() {
+                peer.schedule_rekey(cx);
+            }
+        });
+    }
+
+    fn on_rekey_now(&mut self, now: Instant, random: &mut dyn Random) {
+        self.each_peer(now, random, |peer, cx| {
+            if peer.incarnation.is_some() {
+                // Spread a little, so that a thousand pairs do not start in step.
+                let spread = cx
+                    .random
+                    .between(Duration::ZERO, Duration::from_millis(100));
+                peer.start_at = Some(cx.now + spread);
+            }
+        });
+    }
+
+    fn each_peer(
+        &mut self,
+        now: Instant,
+        random: &mut dyn Random,
+        mut step: impl FnMut(&mut Peer, &mut Context<'_>),
+    ) {
+        let Some(keys) = self.core.keys.clone() else {
+            return;
+        };
+        for peer in &mut self.peers {
+            let keys = Arc::clone(&keys);
+            step(
+                peer,
+                &mut Context {
+                    now,
+                    random: &mut *random,
+                    core: &mut self.core,
+                    keys,
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What is known of one peer; the rules are in the sibling modules.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tipsec_dataplane::ids::{Epoch, Incarnation, NodeId, PeerIndex};
+use tipsec_dataplane::mac::MacAddr;
+
+use super::bucket::Bucket;
+use super::initiator::InitiatorSlot;
+use super::link::Link;
+use super::responder::ResponderSlot;
+use super::sas::{RxSa, TxSa};
+use super::suspicion::Suspicion;
+use super::{Action, Context};
+use crate::time::Instant;
+
+/// New m1 of one peer: 10 a second, 10 at once. Hellos likewise.
+const HANDSHAKE_BUCKET: Bucket = Bucket::new(Duration::from_millis(100), 10);
+
+/// One peer.
+pub(super) struct Peer {
+    pub(super) index: PeerIndex,
+    pub(super) node: NodeId,
+    /// Where it receives: from a proven message, never from an outer header.
+    pub(super) address: Option<MacAddr>,
+    /// The life of it that the present SAs are with.
+    pub(super) incarnation: Option<Incarnation>,
+    /// The life of it that a beacon or hello named: whom to address an m1 to.
+    pub(super) target: Option<Incarnation>,
+    pub(super) initiator: InitiatorSlot,
+    pub(super) responder: ResponderSlot,
+    /// SAs for what the peer sends, oldest first.
+    pub(super) rx: Vec<RxSa>,
+    /// SA for what is sent to the peer.
+    pub(super) tx: Option<TxSa>,
+    /// Epoch of the next offer.
+    pub(super) next_epoch: Epoch,
+    pub(super) link: Link,
+    pub(super) suspicion: Suspicion,
+    /// When to start the next exchange.
+    pub(super) start_at: Option<Instant>,
+    pub(super) beacon_heard: Option<Instant>,
+    /// Counter of the newest m1 of each life of the peer that was seen, the
+    /// newest life last: what an outsider repeats is never fresh.
+    pub(super) m1_seen: VecDeque<(Incarnation, u64)>,
+    /// The peer's rekey interval, once it has said.
+    pub(super) interval: Option<Option<Duration>>,
+    pub(super) m1_bucket: Bucket,
+    pub(super) hello_bucket: Bucket,
+    /// The exchange whose m3 was last accepted.
+    pub(super) last_completed: Option<u64>,
+    /// Exchanges completed with this life of the peer, the first included.
+    pub(super) exchanges: u64,
+    /// When the last one was.
+    pub(super) keys_since: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) fn new(index: PeerIndex, node: NodeId, now: Instant) -> Self {
+        Self {
+            index,
+            node,
+            address: None,
+            incarnation: None,
+            target: None,
+            initiator: InitiatorSlot::Idle,
+            responder: ResponderSlot::Idle,
+            rx: Vec::new(),
+            tx: None,
+            next_epoch: Epoch(1),
+            link: Link::new(now),
+            suspicion: Suspicion::default(),
+            start_at: None,
+            beacon_heard: None,
+            m1_seen: VecDeque::new(),
+            interval: None,
+            m1_bucket: HANDSHAKE_BUCKET,
+            hello_bucket: HANDSHAKE_BUCKET,
+            last_completed: None,
+            exchanges: 0,
+            keys_since: None,
+        }
+    }
+
+    /// Whether its place may be given to another.
+    pub(super) fn is_forgettable(&self) -> bool {
+        !self.link.is_up() && matches!(self.initiator, InitiatorSlot::Idle)
+    }
+
+    /// Drops everything that has to do with keys.
+    pub(super) fn wipe(&mut self, cx: &mut Context<'_>) {
+        self.initiator = InitiatorSlot::Idle;
+        self.responder = ResponderSlot::Idle;
+        self.suspicion = Suspicion::default();
+        for sa in std::mem::take(&mut self.rx) {
+            sa.remove(cx);
+        }
+        if self.tx.take().is_some() {
+            cx.core.act(Action::RemoveTx { peer: self.index });
+        }
+        self.incarnation = None;
+        self.target = None;
+        self.start_at = None;
+        self.last_completed = None;
+        self.exchanges = 0;
+        self.keys_since = None;
+        self.link_down(cx, "its keys were wiped");
+    }
+
+    /// The responder or initiator proved to be this life of the peer: what
+    /// belongs to another life ends.
+    pub(super) fn adopt(&mut self, cx: &mut Context<'_>, incarnation: Incarnation) {
+        self.target = Some(incarnation);
+        if self.incarnation == Some(incarnation) {
+            return;
+        }
+        if self.incarnation.is_some() {
+            let text = format!("node {} is a new process", self.node);
+            cx.core.journal.note(
+                cx.now,
+                super::EventKind::PeerRestarted,
+                Some(self.node),
+                text,
+            );
+        }
+        if let Some(former) = self.incarnation.replace(incarnation)
+            && !self.is_former_life(former)
+        {
+            self.saw_m1(former, 0);
+        }
+        // Whatever claim was being looked into is settled.
+        self.suspicion = Suspicion::default();
+        self.exchanges = 0;
+        self.last_completed = None;
+        self.initiator.forget_others(incarnation);
+        self.responder.forget_others(incarnation);
+        self.retire_other_incarnations(cx.now, incarnation);
+    }
+
+    /// An exchange with this life of the peer is complete on this side.
+    pub(super) fn completed(&mut self, cx: &mut Context<'_>) {
+        cx.core.counts.add(super::Count::Completed);
+        if self.exchanges > 0 {
+            cx.core.counts.add(super::Count::Rekeyed);
+        }
+        self.exchanges += 1;
+        self.keys_since = Some(cx.now);
+        self.schedule_rekey(cx);
+    }
+
+    /// The smaller of the pair's intervals; `None` if neither has one.
+    pub(super) fn pair_interval(&self, cx: &Context<'_>) -> Option<Duration> {
+        let theirs = self.interval.flatten();
+        cx.core
+            .settings
+            .rekey_interval
+            .into_iter()
+            .chain(theirs)
+            .min()
+    }
+
+    /// Sets when this node starts the next exchange: the lower id at 0.9–1.0
+    /// times the interval, the higher at 1.1–1.2 as backup. The pair's smaller
+    /// interval rules; `off` means "don't start".
+    pub(super) fn schedule_rekey(&mut self, cx: &mut Context<'_>) {
+        let Some(since) = self.keys_since else { return };
+        let Some(own) = cx.core.settings.rekey_interval else {
+            self.start_at = None;
+            return;
+        };
+        let interval = match self.interval {
+            Some(Some(theirs)) => own.min(theirs),
+            _ => own,
+        };
+        let (low, high) = if cx.core.settings.node < self.node {
+            (0.9, 1.0)
+        } else {
+            (1.1, 1.2)
+        };
+        let wait = cx
+            .random
+            .between(interval.mul_f64(low), interval.mul_f64(high));
+        // One that is overdue (a shorter interval was set) starts soon, but not
+        // in step with all the others.
+        let soon = cx
+            .random
+            .between(Duration::ZERO, Duration::from_millis(100));
+        self.start_at = Some((since + wait).max(cx.now + soon));
+    }
+}

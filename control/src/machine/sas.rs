@@ -1,0 +1,493 @@
+//! The life of SAs: issued, live, in grace, wiped; installed once.
+//!
+//! An offer leaves only when its receiving SA is installed everywhere; a
+//! sender installs only a higher epoch than it has; a receiver retires only
+//! lower ones (docs/protocol.md, "Install and retire").
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, Spi};
+use tipsec_dataplane::secret::Suite;
+use tipsec_dataplane::window::Window;
+use zeroize::Zeroize;
+
+use super::peer::Peer;
+use super::{Action, Context, Count, EventKind, Pending};
+use crate::derive::{LaneBinding, Sek};
+use crate::message::Offer;
+use crate::time::Instant;
+
+/// Most receiving SAs of a pair; beyond, hello(busy).
+pub(super) const MAX_RX_SAS: usize = 16;
+/// An SA that nobody used is wiped this long after its offer was last sent.
+const UNOPENED_LIFE: Duration = Duration::from_secs(15);
+/// Shortest and longest time that a superseded SA still opens.
+const GRACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// SAs of a peer's former life end this long after the next is proven.
+const FORMER_LIFE_GRACE: Duration = Duration::from_secs(1);
+/// A new sending SA that nobody confirms carries no data after this.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(5);
+/// Confirms are repeated this often, at this distance.
+const CONFIRM_REPEATS: u8 = 3;
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
+
+/// One receiving SA.
+pub(super) struct RxSa {
+    pub(super) epoch: Epoch,
+    pub(super) incarnation: Incarnation,
+    pub(super) spis: Vec<Spi>,
+    pub(super) state: RxState,
+}
+
+/// Where a receiving SA is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RxState {
+    /// Not every worker and map has it yet.
+    Installing { since: Instant },
+    /// Offered; nothing has opened on it.
+    Issued { offered: Instant },
+    /// Something has opened on it.
+    Live,
+    /// A higher epoch is live; late frames still open.
+    Grace { until: Instant },
+}
+
+impl RxSa {
+    /// Withdraws the SA.
+    pub(super) fn remove(self, cx: &mut Context<'_>) {
+        let token = cx.core.token(Pending::Removed(self.spis.clone()));
+        cx.core.act(Action::RemoveRx {
+            token,
+            spis: self.spis,
+        });
+    }
+
+    /// When it is to be removed.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            RxState::Live => None,
+            // Not even offered: a worker hangs, or a map refused it.
+            RxState::Installing { since } | RxState::Issued { offered: since } => {
+                Some(since + UNOPENED_LIFE)
+            }
+            RxState::Grace { until } => Some(until),
+        }
+    }
+}
+
+/// One sending SA.
+pub(super) struct TxSa {
+    pub(super) epoch: Epoch,
+    pub(super) incarnation: Incarnation,
+    installed: Instant,
+    /// Probes from this id on were sealed on this SA.
+    first_probe: u64,
+    confirmed: bool,
+    /// Carries probes only: the first SA with a life of the peer until it is
+    /// confirmed, and any SA that stays unconfirmed for too long.
+    held: bool,
+    /// The operator knows that nobody confirms.
+    overdue: bool,
+    repeats: u8,
+    next_confirm: Instant,
+}
+
+impl TxSa {
+    /// When it wants attention while unconfirmed.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.confirmed || self.overdue {
+            None
+        } else if self.repeats > 0 {
+            Some(self.next_confirm)
+        } else {
+            Some(self.installed + CONFIRM_LIMIT)
+        }
+    }
+}
+
+impl Peer {
+    /// Draws an offer for what the peer sends. `None` if too many SAs of the
+    /// pair are alive, or SPIs are out.
+    pub(super) fn draw_offer(
+        &mut self,
+        cx: &mut Context<'_>,
+        suite: Suite,
+        peer_lanes: u8,
+    ) -> Option<Offer> {
+        if self.rx.len() >= MAX_RX_SAS {
+            return None;
+        }
+        let spis = cx.core.spis.allocate(usize::from(peer_lanes), cx.now)?;
+        let mut secret = [0; 32];
+        cx.random.fill(&mut secret);
+        let sek = Sek::new(secret);
+        secret.zeroize();
+        let epoch = self.next_epoch;
+        self.next_epoch = Epoch(epoch.0.checked_add(1)?);
+        let settings = &cx.core.settings;
+        Some(Offer {
+            epoch,
+            suite,
+            suites: suite_sum(&settings.suites),
+            lanes: settings.lanes,
+            rekey_interval: settings.rekey_interval,
+            budget: settings.budget,
+            address: settings.address,
+            sek,
+            spis,
+        })
+    }
+
+    /// Installs the receiving SA of an offer; the offer may leave once
+    /// `on_installed` is told.
+    pub(super) fn install_rx(
+        &mut self,
+        cx: &mut Context<'_>,
+        offer: &Offer,
+        handshake_hash: &[u8; 32],
+        sender: Incarnation,
+    ) {
+        let settings = &cx.core.settings;
+        let lanes = lanes(&offer.spis)
+            .map(|(lane, spi)| RxLaneSpec {
+                spi,
+                peer: self.index,
+                node: self.node,
+                epoch: offer.epoch,
+                lane,
+                secret: LaneBinding {
+                    handshake_hash,
+                    suite: offer.suite,
+                    cluster: &settings.cluster,
+                    sender: (self.node, sender),
+                    receiver: (settings.node, settings.incarnation),
+                    spi,
+                    lane,
+                    phase: 0,
+                }
+                .derive(&offer.sek),
+                window: Arc::new(Window::new()),
+                failed_opens_limit: settings.failed_opens_limit,
+            })
+            .collect();
+        if self.rx.len() >= MAX_RX_SAS / 2 {
+            // Keys come faster than the grace is long: who is superseded goes
+            // sooner, so that the pair never runs out of room.
+            for sa in &mut self.rx {
+                if matches!(sa.state, RxState::Grace { .. }) {
+                    sa.retire_at(cx.now + GRACE.0);
+                }
+            }
+        }
+        self.rx.push(RxSa {
+            epoch: offer.epoch,
+            incarnation: sender,
+            spis: offer.spis.clone(),
+            state: RxState::Installing { since: cx.now },
+        });
+        let token = cx.core.token(Pending::Installed(self.index, offer.epoch));
+        cx.core.act(Action::InstallRx { token, lanes });
+    }
+
+    /// Installs the sending SA of the peer's offer if it is newer than the
+    /// present one, and asks for its confirmation on every lane.
+    pub(super) fn install_tx(
+        &mut self,
+        cx: &mut Context<'_>,
+        offer: &Offer,
+        handshake_hash: &[u8; 32],
+        receiver: Incarnation,
+    ) {
+        if let Some(tx) = &self.tx
+            && tx.incarnation == receiver
+            && tx.epoch >= offer.epoch
+        {
+            return;
+        }
+        let settings = &cx.core.settings;
+        let hard = settings.budget.min(offer.budget);
+        let budget = Budget {
+            soft: hard - hard / 4,
+            hard,
+        };
+        let lanes = lanes(&offer.spis)
+            .map(|(lane, spi)| TxLaneSpec {
+                spi,
+                peer: self.index,
+                node: self.node,
+                destination: offer.address,
+                epoch: offer.epoch,
+                lane,
+                secret: LaneBinding {
+                    handshake_hash,
+                    suite: offer.suite,
+                    cluster: &settings.cluster,
+                    sender: (settings.node, settings.incarnation),
+                    receiver: (self.node, receiver),
+                    spi,
+                    lane,
+                    phase: 0,
+                }
+                .derive(&offer.sek),
+                budget,
+            })
+            .collect();
+        self.address = Some(offer.address);
+        self.interval = Some(offer.rekey_interval);
+        // At a rekey data flows on without a gap. Before that, what arrives
+        // while the peer has no SA to answer on provokes answers that are
+        // lost, an ARP request's for one, which the kernel repeats after 1 s.
+        let held = self
+            .tx
+            .as_ref()
+            .is_none_or(|tx| tx.incarnation != receiver || tx.held);
+        self.tx = Some(TxSa {
+            epoch: offer.epoch,
+            incarnation: receiver,
+            installed: cx.now,
+            first_probe: cx.core.next_probe_id,
+            confirmed: false,
+            held,
+            overdue: false,
+            repeats: CONFIRM_REPEATS,
+            next_confirm: cx.now + CONFIRM_INTERVAL,
+        });
+        cx.core.act(Action::ListPeer { node: self.node });
+        cx.core.act(Action::InstallTx { lanes });
+        if held {
+            cx.core.act(Action::AllowData {
+                peer: self.index,
+                allowed: false,
+            });
+        }
+        self.confirm(cx);
+    }
+
+    /// The peer has taken the own offer, and so can answer: asks again for the
+    /// confirmation that it could not give before.
+    pub(super) fn confirm_if_open(&mut self, cx: &mut Context<'_>) {
+        if self.tx.as_ref().is_some_and(|tx| !tx.confirmed) {
+            self.confirm(cx);
+        }
+    }
+
+    /// Sends a confirm on every lane: the only acknowledgement of m3.
+    pub(super) fn confirm(&mut self, cx: &mut Context<'_>) {
+        for lane in 0..cx.core.settings.lanes {
+            self.send_probe(cx, LaneIndex(lane));
+        }
+    }
+
+    /// A probe with this id was answered.
+    pub(super) fn note_confirmed(&mut self, cx: &mut Context<'_>, probe_id: u64) {
+        let Some(tx) = &mut self.tx else { return };
+        if probe_id < tx.first_probe {
+            return;
+        }
+        tx.confirmed = true;
+        if std::mem::take(&mut tx.held) {
+            cx.core.act(Action::AllowData {
+                peer: self.index,
+                allowed: true,
+            });
+        }
+    }
+
+    /// Repeats confirms, and holds data back from an SA that nobody confirms.
+    pub(super) fn tx_timer(&mut self, cx: &mut Context<'_>) {
+        let Some(tx) = &mut self.tx else { return };
+        if tx.deadline().is_none_or(|deadline| deadline > cx.now) {
+            return;
+        }
+        if tx.repeats > 0 {
+            tx.repeats -= 1;
+            tx.next_confirm = cx.now + CONFIRM_INTERVAL;
+            return self.confirm(cx);
+        }
+        tx.overdue = true;
+        if !std::mem::replace(&mut tx.held, true) {
+            cx.core.act(Action::AllowData {
+                peer: self.index,
+                allowed: false,
+            });
+        }
+        let text = format!(
+            "node {} did not confirm its new keys within {} s; data to it is dropped until it does",
+            self.node,
+            CONFIRM_LIMIT.as_secs()
+        );
+        cx.core
+            .journal
+            .note(cx.now, EventKind::Unconfirmed, Some(self.node), text);
+    }
+
+    /// A receiving SA opened its first frame: its predecessors' grace starts.
+    pub(super) fn on_first_open(&mut self, cx: &mut Context<'_>, spi: Spi) {
+        let pair = self.pair_interval(cx);
+        let Some(live) = self.rx.iter_mut().find(|sa| sa.spis.contains(&spi)) else {
+            return;
+        };
+        if matches!(live.state, RxState::Issued { .. }) {
+            live.state = RxState::Live;
+        }
+        let (epoch, incarnation) = (live.epoch, live.incarnation);
+        let until = cx.now + grace(pair);
+        for sa in &mut self.rx {
+            if sa.incarnation == incarnation && sa.epoch < epoch {
+                sa.retire_at(until);
+            }
+        }
+        self.initiator_opened(cx, epoch, incarnation);
+    }
+
+    /// Ends the SAs of other lives of the peer soon.
+    pub(super) fn retire_other_incarnations(&mut self, now: Instant, present: Incarnation) {
+        for sa in self.rx.iter_mut().filter(|sa| sa.incarnation != present) {
+            sa.retire_at(now + FORMER_LIFE_GRACE);
+        }
+    }
+
+    /// Removes receiving SAs whose time has come.
+    pub(super) fn rx_timer(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let over = |sa: &mut RxSa| sa.deadline().is_some_and(|deadline| deadline <= now);
+        let removed: Vec<RxSa> = self.rx.extract_if(.., over).collect();
+        for sa in removed {
+            sa.remove(cx);
+        }
+    }
+
+    /// The offer of this epoch leaves now, for the first time or again.
+    pub(super) fn note_offered(&mut self, epoch: Epoch, now: Instant) {
+        if let Some(sa) = self.rx.iter_mut().find(|sa| sa.epoch == epoch)
+            && matches!(
+                sa.state,
+                RxState::Installing { .. } | RxState::Issued { .. }
+            )
+        {
+            sa.state = RxState::Issued { offered: now };
+        }
+    }
+
+    /// Every worker and map holds the SA of this epoch: whichever slot waits
+    /// for it sends its message.
+    pub(super) fn on_installed(&mut self, cx: &mut Context<'_>, epoch: Epoch) {
+        self.note_offered(epoch, cx.now);
+        self.initiator_installed(cx, epoch);
+        self.responder_installed(cx, epoch);
+    }
+
+    pub(super) fn on_budget_low(&mut self, cx: &mut Context<'_>) {
+        let text = format!("the lane to node {} nears its budget; rekeying", self.node);
+        cx.core
+            .journal
+            .note_rarely(cx.now, EventKind::BudgetLow, Some(self.node), text);
+        self.start_at = Some(cx.now);
+    }
+
+    pub(super) fn on_budget_spent(&mut self, cx: &mut Context<'_>) {
+        let text = format!(
+            "the lane to node {} has spent its budget and stopped; frames to it are dropped \
+             until a rekey completes",
+            self.node
+        );
+        cx.core
+            .journal
+            .note_rarely(cx.now, EventKind::BudgetSpent, Some(self.node), text);
+        self.start_at = Some(cx.now);
+    }
+
+    pub(super) fn on_open_limit(&mut self, cx: &mut Context<'_>, spi: Spi) {
+        let text = format!(
+            "SA {spi} of node {} failed to open too many frames and has stopped (somebody \
+             forges frames); rekeying",
+            self.node
+        );
+        cx.core
+            .journal
+            .note_rarely(cx.now, EventKind::OpenLimit, Some(self.node), text);
+        self.start_at = Some(cx.now);
+    }
+
+    /// Whether an offer of the peer fits this node; counts and notes if not.
+    pub(super) fn allows(&self, cx: &mut Context<'_>, offer: &Offer) -> bool {
+        let settings = &cx.core.settings;
+        let allowed = settings.suites.contains(&offer.suite)
+            && offer.spis.len() == usize::from(settings.lanes)
+            && offer.budget > 0;
+        if !allowed {
+            cx.core.counts.add(Count::Refused);
+            let text = format!(
+                "node {} offers {} with {} lanes, which this node does not allow; compare \
+                 [crypto] suites in both configurations",
+                self.node,
+                offer.suite.name(),
+                offer.spis.len()
+            );
+            cx.core
+                .journal
+                .note_rarely(cx.now, EventKind::Incompatible, Some(self.node), text);
+        }
+        allowed
+    }
+}
+
+impl RxSa {
+    fn retire_at(&mut self, until: Instant) {
+        match self.state {
+            // A grace that runs is not prolonged, but it may be cut.
+            RxState::Grace { until: present } => {
+                self.state = RxState::Grace {
+                    until: present.min(until),
+                };
+            }
+            _ => self.state = RxState::Grace { until },
+        }
+    }
+}
+
+/// How long a superseded SA still opens: twice the interval, 1 to 10 s.
+fn grace(interval: Option<Duration>) -> Duration {
+    let (low, high) = GRACE;
+    interval.map_or(high, |interval| interval.saturating_mul(2).clamp(low, high))
+}
+
+fn lanes(spis: &[Spi]) -> impl Iterator<Item = (LaneIndex, Spi)> {
+    (0..=u8::MAX).map(LaneIndex).zip(spis.iter().copied())
+}
+
+/// The sum of the suites' codes, as it travels.
+pub(super) fn suite_sum(suites: &[Suite]) -> u16 {
+    suites.iter().fold(0, |sum, suite| sum | suite.code())
+}
+
+/// The first of `own`, best first, that is in the sum of codes `theirs`.
+pub(super) fn common_suite(own: &[Suite], theirs: u16) -> Option<Suite> {
+    own.iter().copied().find(|suite| suite.code() & theirs != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grace_is_clamped() {
+        let secs = Duration::from_secs;
+        assert_eq!(grace(None), secs(10));
+        assert_eq!(grace(Some(Duration::from_millis(200))), secs(1));
+        assert_eq!(grace(Some(secs(2))), secs(4));
+        assert_eq!(grace(Some(Duration::MAX)), secs(10));
+    }
+
+    #[test]
+    fn suites_meet_in_the_owners_order() {
+        let own = [Suite::Aes128Gcm, Suite::Aes256Gcm];
+        assert_eq!(
+            common_suite(&own, suite_sum(&Suite::ALL)),
+            Some(Suite::Aes128Gcm)
+        );
+        assert_eq!(common_suite(&own, Suite::ChaCha20Poly1305.code()), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! A second claimant to a live peer's name: probe the old SA before believing.
+//!
+//! Whoever holds the master key can write a bare m1 or a beacon in any node's
+//! name. While the peer's present SA answers, the claim is refused and
+//! reported; if it does not answer, the peer has restarted. Frames of the
+//! peer's former lives, which anybody can repeat, do not come this far: an m1
+//! has a counter, and a beacon of a life that is known to be over is stale.
+
+use std::time::Duration;
+
+use tipsec_dataplane::ids::{Incarnation, LaneIndex};
+
+use super::peer::Peer;
+use super::{Context, Count, EventKind};
+use crate::frame::ControlFrame;
+use crate::time::Instant;
+
+/// How long the old SA has to answer.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// A refused incarnation is not looked at again for this long.
+const REFUSAL: Duration = Duration::from_secs(1);
+
+/// What is being found out.
+#[derive(Default)]
+pub(super) struct Suspicion {
+    open: Option<Open>,
+    refused: Option<(Incarnation, Instant)>,
+}
+
+struct Open {
+    incarnation: Incarnation,
+    probe: u64,
+    until: Instant,
+    /// The m1 to go on with if the old SA stays silent.
+    m1: Option<Vec<u8>>,
+}
+
+impl Suspicion {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.until)
+    }
+}
+
+impl Peer {
+    /// Whether the peer is believed to be alive as another incarnation.
+    pub(super) fn is_alive_as_other(&self, incarnation: Incarnation) -> bool {
+        self.link.is_up()
+            && self
+                .tx
+                .as_ref()
+                .is_some_and(|tx| tx.incarnation != incarnation)
+    }
+
+    /// Somebody claims to be a new life of a live peer.
+    pub(super) fn suspect(
+        &mut self,
+        cx: &mut Context<'_>,
+        incarnation: Incarnation,
+        m1: Option<&ControlFrame<'_>>,
+    ) {
+        if self
+            .suspicion
+            .refused
+            .is_some_and(|(who, until)| who == incarnation && cx.now < until)
+        {
+            return cx.core.counts.add(Count::Impostor);
+        }
+        let m1 = m1.map(ControlFrame::to_bytes);
+        match &mut self.suspicion.open {
+            Some(open) if open.incarnation == incarnation => {
+                if m1.is_some() {
+                    open.m1 = m1;
+                }
+            }
+            // One claim at a time: whoever comes later repeats itself.
+            Some(_) => {}
+            None => {
+                let probe = cx.core.next_probe_id;
+                let until = cx.now + PATIENCE;
+                self.suspicion.open = Some(Open {
+                    incarnation,
+                    probe,
+                    until,
+                    m1,
+                });
+                self.send_probe(cx, LaneIndex(0));
+            }
+        }
+    }
+
+    /// The old SA answered a probe: the claim is false.
+    pub(super) fn suspicion_answered(&mut self, cx: &mut Context<'_>, probe: u64) {
+        let Some(open) = self.suspicion.open.take_if(|open| probe >= open.probe) else {
+            return;
+        };
+        self.suspicion.refused = Some((open.incarnation, cx.now + REFUSAL));
+        cx.core.counts.add(Count::Impostor);
+        let text = format!(
+            "duplicate node or impostor: somebody else with the master key claims to be node {}, \
+             which is up; look for a second node with this id",
+            self.node
+        );
+        cx.core
+            .journal
+            .note_rarely(cx.now, EventKind::DuplicateNode, Some(self.node), text);
+    }
+
+    pub(super) fn suspicion_timer(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let Some(open) = self.suspicion.open.take_if(|open| open.until <= now) else {
+            return;
+        };
+        self.link_down(cx, "it does not answer and a new process claims its name");
+        self.target = Some(open.incarnation);
+        match open.m1.as_deref().and_then(ControlFrame::decode) {
+            Some(m1) => self.accept_m1(cx, &m1),
+            None => self.start(cx),
+        }
+    }
+}

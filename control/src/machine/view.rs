@@ -1,0 +1,90 @@
+//! What the machine shows of its peers.
+
+use std::time::Duration;
+
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
+use tipsec_dataplane::mac::MacAddr;
+
+use super::{CLAIM_LIFE, LinkState, Machine};
+use crate::time::Instant;
+
+/// One peer, or one stranger who names another master key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerView {
+    /// Its node id.
+    pub node: NodeId,
+    /// Its place in the workers' tables; `None` for a stranger.
+    pub index: Option<PeerIndex>,
+    /// Link state.
+    pub link: LinkState,
+    /// For how long.
+    pub since: Duration,
+    /// The life of it that the SAs are with.
+    pub incarnation: Option<Incarnation>,
+    /// The master key that the SAs were made under.
+    pub master: Option<MasterId>,
+    /// Another master key that somebody in its name claims; unverified.
+    pub claimed_master: Option<MasterId>,
+    /// Where it receives.
+    pub address: Option<MacAddr>,
+    /// Epoch of the sending SA.
+    pub tx_epoch: Option<Epoch>,
+    /// Highest epoch of the receiving SAs.
+    pub rx_epoch: Option<Epoch>,
+    /// Time since the last completed exchange.
+    pub key_age: Option<Duration>,
+    /// Exchanges completed after the first, with this life of the peer.
+    pub rekeys: u64,
+}
+
+impl Machine {
+    /// Every peer and every stranger, by node id.
+    pub fn peers(&self, now: Instant) -> Vec<PeerView> {
+        let claims = || {
+            self.claims
+                .iter()
+                .filter(|(_, (_, seen))| now.since(*seen) < CLAIM_LIFE)
+                .map(|(&node, &(master, _))| (node, master))
+        };
+        let mut views: Vec<PeerView> = self
+            .peers
+            .iter()
+            .map(|peer| PeerView {
+                node: peer.node,
+                index: Some(peer.index),
+                link: peer.link.state(),
+                since: now.since(peer.link.since()),
+                incarnation: peer.incarnation,
+                master: peer.tx.as_ref().and(self.master()),
+                claimed_master: claims()
+                    .find(|(node, _)| *node == peer.node)
+                    .map(|(_, m)| m),
+                address: peer.address,
+                tx_epoch: peer.tx.as_ref().map(|tx| tx.epoch),
+                rx_epoch: peer.rx.iter().map(|sa| sa.epoch).max(),
+                key_age: peer.keys_since.map(|since| now.since(since)),
+                rekeys: peer.exchanges.saturating_sub(1),
+            })
+            .collect();
+        for (node, master) in claims() {
+            if views.iter().all(|view| view.node != node) {
+                views.push(PeerView {
+                    node,
+                    index: None,
+                    link: LinkState::Connecting,
+                    since: Duration::ZERO,
+                    incarnation: None,
+                    master: None,
+                    claimed_master: Some(master),
+                    address: None,
+                    tx_epoch: None,
+                    rx_epoch: None,
+                    key_age: None,
+                    rekeys: 0,
+                });
+            }
+        }
+        views.sort_by_key(|view| view.node);
+        views
+    }
+}

@@ -1,0 +1,314 @@
+//! Carries the machine's key actions to workers and XDP maps, and counts their
+//! acknowledgements.
+//!
+//! "Installed" means installed: every worker has answered and every map holds
+//! the SPIs. Removal goes the other way round.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::BorrowedFd;
+
+use tipsec_dataplane::attach::{Attachment, MapUpdateError};
+use tipsec_dataplane::command::{Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::ids::{LaneIndex, PeerIndex, Spi};
+use tipsec_dataplane::payload::Probe;
+use tipsec_dataplane::worker::WorkerHandle;
+
+use crate::machine::Token;
+
+/// One worker as the control thread sees it.
+pub struct WorkerPort {
+    /// Commands and events.
+    pub channel: ControlEnd,
+    /// Its thread.
+    pub handle: WorkerHandle,
+    /// The core that it is pinned to.
+    pub core: Option<u32>,
+    /// Commands that found no room yet.
+    backlog: VecDeque<Command>,
+}
+
+impl WorkerPort {
+    /// A port to a worker that has just been started.
+    pub fn new(channel: ControlEnd, handle: WorkerHandle, core: Option<u32>) -> Self {
+        Self {
+            channel,
+            handle,
+            core,
+            backlog: VecDeque::new(),
+        }
+    }
+
+    fn send(&mut self, command: Command) {
+        self.backlog.push_back(command);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(command) = self.backlog.pop_front() {
+            if let Err(command) = self.channel.send(command) {
+                self.backlog.push_front(command);
+                return;
+            }
+        }
+    }
+}
+
+/// What a token waits for.
+struct Waiting {
+    answers: usize,
+    /// SPIs to enter in the maps after the last answer.
+    then_map: Vec<Spi>,
+    installs: bool,
+}
+
+/// What the hub reports.
+pub enum Report {
+    /// The lanes of this token are installed everywhere.
+    Installed(Token),
+    /// The lanes of this token are gone everywhere.
+    Removed(Token),
+    /// A worker's own event.
+    Worker(Event),
+}
+
+/// All workers and all maps.
+pub struct Hub {
+    workers: Vec<WorkerPort>,
+    attachments: Vec<Attachment>,
+    next_seq: u64,
+    waiting: BTreeMap<Token, Waiting>,
+    tokens: BTreeMap<CommandSeq, Token>,
+}
+
+impl Hub {
+    /// Joins workers and maps.
+    pub fn new(workers: Vec<WorkerPort>, attachments: Vec<Attachment>) -> Self {
+        Self {
+            workers,
+            attachments,
+            next_seq: 0,
+            waiting: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+        }
+    }
+
+    /// The workers.
+    pub fn workers(&self) -> &[WorkerPort] {
+        &self.workers
+    }
+
+    /// The XDP programs' handles.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// The XDP programs' handles, to change maps other than the SPIs'.
+    pub fn attachments_mut(&mut self) -> &mut [Attachment] {
+        &mut self.attachments
+    }
+
+    /// Readable when a worker has something to say.
+    pub fn wake_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.workers.iter().map(|worker| worker.channel.wake_fd())
+    }
+
+    fn command(&mut self, token: Token) -> CommandSeq {
+        self.next_seq += 1;
+        let seq = CommandSeq(self.next_seq);
+        self.tokens.insert(seq, token);
+        seq
+    }
+
+    /// Installs lanes at every worker, then in every map.
+    pub fn install_rx(&mut self, token: Token, lanes: Vec<RxLaneSpec>) {
+        let spis: Vec<Spi> = lanes.iter().map(|lane| lane.spi).collect();
+        let answers = spis.len() * self.workers.len();
+        self.waiting.insert(
+            token,
+            Waiting {
+                answers,
+                then_map: spis,
+                installs: true,
+            },
+        );
+        for lane in lanes {
+            for at in 0..self.workers.len() {
+                let seq = self.command(token);
+                let lane = Box::new(duplicate(&lane));
+                self.workers[at].send(Command::InstallRx { seq, lane });
+            }
+        }
+    }
+
+    /// Withdraws lanes from every map, then at every worker.
+    ///
+    /// # Errors
+    /// [`MapUpdateError`] if a map refuses; the workers forget the lanes all
+    /// the same, which is what counts.
+    pub fn remove_rx(&mut self, token: Token, spis: &[Spi]) -> Result<(), MapUpdateError> {
+        // An installation that is still under way must not enter them again.
+        for waiting in self.waiting.values_mut() {
+            waiting.then_map.retain(|spi| !spis.contains(spi));
+        }
+        let mut result = Ok(());
+        for attachment in &mut self.attachments {
+            for &spi in spis {
+                result = result.and(attachment.remove_spi(spi));
+            }
+        }
+        let answers = spis.len() * self.workers.len();
+        self.waiting.insert(
+            token,
+            Waiting {
+                answers,
+                then_map: Vec::new(),
+                installs: false,
+            },
+        );
+        for &spi in spis {
+            for at in 0..self.workers.len() {
+                let seq = self.command(token);
+                self.workers[at].send(Command::RemoveRx { seq, spi });
+            }
+        }
+        result
+    }
+
+    /// Installs sending lanes, each at its own worker.
+    pub fn install_tx(&mut self, lanes: Vec<TxLaneSpec>) {
+        for lane in lanes {
+            self.next_seq += 1;
+            let seq = CommandSeq(self.next_seq);
+            if let Some(worker) = self.workers.get_mut(usize::from(lane.lane.0)) {
+                worker.send(Command::InstallTx {
+                    seq,
+                    lane: Box::new(lane),
+                });
+            }
+        }
+    }
+
+    /// Wipes the sending lanes to a peer.
+    pub fn remove_tx(&mut self, peer: PeerIndex) {
+        for worker in &mut self.workers {
+            self.next_seq += 1;
+            worker.send(Command::RemoveTx {
+                seq: CommandSeq(self.next_seq),
+                peer,
+            });
+        }
+    }
+
+    /// Lets data through to a peer, or holds it.
+    pub fn allow_data(&mut self, peer: PeerIndex, allowed: bool) {
+        for worker in &mut self.workers {
+            worker.send(Command::AllowData { peer, allowed });
+        }
+    }
+
+    /// Sends a probe on a lane.
+    pub fn send_probe(&mut self, peer: PeerIndex, lane: LaneIndex, probe: Probe) {
+        if let Some(worker) = self.workers.get_mut(usize::from(lane.0)) {
+            worker.send(Command::SendProbe { peer, probe });
+        }
+    }
+
+    /// The next thing that workers report, or that has come together from
+    /// their answers.
+    ///
+    /// # Errors
+    /// [`MapUpdateError`] if a map refuses the SPIs of an installed SA: its
+    /// offer must not leave.
+    pub fn next_report(&mut self) -> Result<Option<Report>, MapUpdateError> {
+        for at in 0..self.workers.len() {
+            self.workers[at].channel.clear_wake();
+            while let Some(event) = self.workers[at].channel.receive() {
+                self.workers[at].flush();
+                match event {
+                    Event::Done { seq } => {
+                        if let Some(report) = self.on_done(seq)? {
+                            return Ok(Some(report));
+                        }
+                    }
+                    Event::Refused { seq } => self.on_refused(seq),
+                    other => return Ok(Some(Report::Worker(other))),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A worker will not install a lane: what waits for it is never told
+    /// "installed", its offer never leaves, and the machine lets the SA expire.
+    fn on_refused(&mut self, seq: CommandSeq) {
+        tracing::error!(
+            "a worker refused command {}: a bug; please report it",
+            seq.0
+        );
+        if let Some(token) = self.tokens.remove(&seq) {
+            self.waiting.remove(&token);
+        }
+    }
+
+    fn on_done(&mut self, seq: CommandSeq) -> Result<Option<Report>, MapUpdateError> {
+        // Sending lanes are answered too, and nobody waits for those.
+        let Some(token) = self.tokens.remove(&seq) else {
+            return Ok(None);
+        };
+        let Some(waiting) = self.waiting.get_mut(&token) else {
+            return Ok(None);
+        };
+        waiting.answers -= 1;
+        if waiting.answers > 0 {
+            return Ok(None);
+        }
+        let Some(done) = self.waiting.remove(&token) else {
+            return Ok(None);
+        };
+        for attachment in &mut self.attachments {
+            for &spi in &done.then_map {
+                attachment.add_spi(spi)?;
+            }
+        }
+        Ok(Some(if done.installs {
+            Report::Installed(token)
+        } else {
+            Report::Removed(token)
+        }))
+    }
+
+    /// Why a worker ended, if one panicked.
+    pub fn panicked(&self) -> Option<&str> {
+        self.workers
+            .iter()
+            .find_map(|worker| worker.handle.panicked())
+    }
+
+    /// Stops the workers and waits for them; the XDP programs come off the
+    /// NICs with the hub.
+    pub fn stop(mut self) {
+        for worker in &mut self.workers {
+            // Whatever waits in the backlog is void now.
+            worker.backlog.clear();
+            worker.send(Command::Stop);
+        }
+        for worker in self.workers {
+            if let Err(panic) = worker.handle.join() {
+                tracing::error!("{panic}");
+            }
+        }
+    }
+}
+
+fn duplicate(lane: &RxLaneSpec) -> RxLaneSpec {
+    RxLaneSpec {
+        spi: lane.spi,
+        peer: lane.peer,
+        node: lane.node,
+        epoch: lane.epoch,
+        lane: lane.lane,
+        secret: lane.secret.duplicate(),
+        window: std::sync::Arc::clone(&lane.window),
+        failed_opens_limit: lane.failed_opens_limit,
+    }
+}

@@ -1,0 +1,14 @@
+//! What the daemon needs around the key machine: sockets, clock, files.
+//!
+//! [`start`] builds a [`daemon::Daemon`] from a configuration: a loop around a
+//! [`node::Node`], which turns what sockets and workers say into the machine's
+//! inputs, and the machine's actions into what they are told.
+
+pub mod admin_server;
+pub mod clock;
+pub mod daemon;
+pub mod hub;
+pub mod node;
+pub mod packet_socket;
+mod reports;
+pub mod start;

@@ -1,0 +1,318 @@
+//! The machine among its surroundings: what it asks for is carried out here,
+//! and what operators ask for is answered. No waiting: [`super::daemon`] does
+//! that.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tipsec_dataplane::attach::MapUpdateError;
+use tipsec_dataplane::command::Event;
+use tipsec_dataplane::ids::PeerIndex;
+use tipsec_xdp::wire::MAX_CONTROL_FRAME_LEN;
+
+use super::clock::{self, OsRandom};
+use super::hub::{Hub, Report};
+use super::packet_socket::PacketSocket;
+use crate::admin::{
+    BearerReport, ErrorCode, Failure, MAX_EVENTS, MasterReport, RekeyIntervalReport,
+    RekeyNowReport, Reply, Request, Response, TapReport,
+};
+use crate::derive::ClusterKeys;
+use crate::keyring::Keyring;
+use crate::machine::{Action, EventKind, EventRecord, Input, Machine};
+use crate::master::MasterKey;
+use crate::time::Instant;
+
+/// Control frames taken from one socket before everything else gets its turn.
+const FRAMES_A_PASS: usize = 64;
+
+/// What the daemon keeps of one bearer: the worker has the rest.
+pub struct BearerPort {
+    /// Where control frames come and go.
+    pub socket: PacketSocket,
+    /// The AF_XDP socket, for its statistics alone.
+    pub statistics: OwnedFd,
+    /// What it is, for `status`.
+    pub report: BearerReport,
+}
+
+/// A node without its loop.
+pub struct Node {
+    pub(super) machine: Machine,
+    pub(super) hub: Hub,
+    pub(super) bearers: Vec<BearerPort>,
+    pub(super) tap: TapReport,
+    pub(super) started: Instant,
+    pub(super) sends_failed: u64,
+    pub(super) frames_received: u64,
+    /// Control frames that the kernel had no room for.
+    pub(super) socket_dropped: u64,
+    keyring: Keyring,
+    /// Opened frames per peer at the last look.
+    opened: HashMap<PeerIndex, u64>,
+    next_look: Instant,
+}
+
+impl Node {
+    /// Joins what [`super::start::start`] has set up.
+    pub fn new(
+        mut machine: Machine,
+        hub: Hub,
+        bearers: Vec<BearerPort>,
+        tap: TapReport,
+        keyring: Keyring,
+    ) -> Self {
+        let now = clock::now();
+        let settings = machine.settings();
+        let text = format!(
+            "node {} of cluster {} is running",
+            settings.node, settings.cluster
+        );
+        machine.note(now, EventKind::Started, None, text);
+        Self {
+            machine,
+            hub,
+            bearers,
+            tap,
+            started: now,
+            sends_failed: 0,
+            frames_received: 0,
+            socket_dropped: 0,
+            keyring,
+            opened: HashMap::new(),
+            next_look: now,
+        }
+    }
+
+    /// Uses this master key; false if it is in use already.
+    pub fn use_master(&mut self, master: &MasterKey) -> bool {
+        let cluster = &self.machine.settings().cluster;
+        let keys = ClusterKeys::derive(master.octets(), cluster);
+        let (old, new) = (self.machine.master(), keys.id());
+        if old == Some(new) {
+            return false;
+        }
+        for attachment in self.hub.attachments_mut() {
+            // A driver that refuses lets fewer frames through, never more: the
+            // HMAC is checked behind it.
+            let gate = attachment.set_master(new, keys.xdp_gate());
+            let removed = old.map_or(Ok(()), |old| attachment.remove_master(old));
+            if let Err(error) = gate.and(removed) {
+                tracing::error!("{error}");
+            }
+        }
+        self.input(Input::SetMaster(Arc::new(keys)));
+        true
+    }
+
+    /// When [`Self::pass`] is due although nothing happens.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let machine = self.machine.next_deadline();
+        machine.map(|at| at.min(self.next_look))
+    }
+
+    /// Takes everything that waits, and does what is due.
+    pub fn pass(&mut self) {
+        self.take_worker_reports();
+        self.take_frames();
+        self.look_for_activity();
+        if self
+            .machine
+            .next_deadline()
+            .is_some_and(|at| at <= clock::now())
+        {
+            self.input(Input::Timer);
+        }
+    }
+
+    /// Events after the one numbered `after`.
+    pub fn events_after(&self, after: u64) -> impl Iterator<Item = &EventRecord> {
+        self.machine.journal().after(after)
+    }
+
+    /// Stops the workers and takes the XDP program off.
+    pub fn stop(self) {
+        self.hub.stop();
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        self.machine.handle(clock::now(), &mut OsRandom, input);
+        while let Some(action) = self.machine.next_action() {
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Send { to, frame } => {
+                // Only one bearer in this version; each will get its own copy
+                // of a beacon, and the peer's own bearer the rest.
+                for port in &self.bearers {
+                    if let Err(error) = port.socket.send(to, &frame) {
+                        self.sends_failed += 1;
+                        tracing::debug!("control frame to {to} not sent: {error}");
+                    }
+                }
+            }
+            Action::InstallRx { token, lanes } => self.hub.install_rx(token, lanes),
+            Action::RemoveRx { token, spis } => {
+                let removed = self.hub.remove_rx(token, &spis);
+                self.note_map_error(removed);
+            }
+            Action::InstallTx { lanes } => self.hub.install_tx(lanes),
+            Action::RemoveTx { peer } => self.hub.remove_tx(peer),
+            Action::AllowData { peer, allowed } => self.hub.allow_data(peer, allowed),
+            Action::SendProbe { peer, lane, probe } => self.hub.send_probe(peer, lane, probe),
+            Action::UnlistPeer { node } => {
+                for attachment in self.hub.attachments_mut() {
+                    // An entry too many costs a few bytes.
+                    if let Err(error) = attachment.unlist_peer(node) {
+                        tracing::debug!("{error}");
+                    }
+                }
+            }
+            Action::ListPeer { node } => {
+                for attachment in self.hub.attachments_mut() {
+                    // The shared bucket serves a peer that has none of its own.
+                    if let Err(error) = attachment.list_peer(node) {
+                        tracing::debug!("{error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_map_error(&mut self, result: Result<(), MapUpdateError>) {
+        if let Err(error) = result {
+            let text = format!("{error}; is the interface still there?");
+            self.machine
+                .note(clock::now(), EventKind::BearerLost, None, text);
+        }
+    }
+
+    fn take_worker_reports(&mut self) {
+        loop {
+            match self.hub.next_report() {
+                Ok(None) => return,
+                Ok(Some(report)) => self.on_report(report),
+                Err(error) => self.note_map_error(Err(error)),
+            }
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let input = match report {
+            Report::Installed(token) => Input::Installed(token),
+            Report::Removed(token) => Input::Removed(token),
+            Report::Worker(event) => match event {
+                Event::Done { .. } | Event::Refused { .. } => return,
+                Event::FirstOpen { peer, spi } => Input::FirstOpen { peer, spi },
+                Event::ProbeReply { peer, probe, .. } => Input::ProbeReply { peer, probe },
+                Event::BudgetLow { peer, .. } => Input::BudgetLow { peer },
+                Event::BudgetSpent { peer, .. } => Input::BudgetSpent { peer },
+                Event::OpenLimit { peer, spi } => Input::OpenLimit { peer, spi },
+                Event::BearerLost => {
+                    let text = "the network device is gone; its keys are kept, its frames are \
+                                dropped; restart tipsecd when it is back"
+                        .to_owned();
+                    return self
+                        .machine
+                        .note(clock::now(), EventKind::BearerLost, None, text);
+                }
+            },
+        };
+        self.input(input);
+    }
+
+    fn take_frames(&mut self) {
+        let mut buffer = [0; MAX_CONTROL_FRAME_LEN];
+        for at in 0..self.bearers.len() {
+            for _ in 0..FRAMES_A_PASS {
+                let Some((source, bytes)) = self.bearers[at].socket.receive(&mut buffer) else {
+                    break;
+                };
+                self.frames_received += 1;
+                self.input(Input::Frame { bytes, source });
+            }
+        }
+    }
+
+    /// Tells the machine which peers' frames have opened lately: a peer whose
+    /// data arrives lives, even if its probes drown in a flood.
+    fn look_for_activity(&mut self) {
+        let now = clock::now();
+        if self.machine.master().is_none() || now < self.next_look {
+            return;
+        }
+        self.next_look = now + self.machine.settings().link_tolerance / 4;
+        for port in &self.bearers {
+            self.socket_dropped += port.socket.take_dropped();
+        }
+        let indexes = self
+            .machine
+            .peers(now)
+            .into_iter()
+            .filter_map(|view| view.index);
+        for peer in indexes.collect::<Vec<_>>() {
+            let workers = self.hub.workers().iter();
+            let opened = workers
+                .map(|w| w.handle.counters().peer(peer).opened_frames.value())
+                .sum();
+            if self
+                .opened
+                .insert(peer, opened)
+                .is_some_and(|before| before != opened)
+            {
+                self.input(Input::Activity { peer });
+            }
+        }
+    }
+
+    /// Answers an operator.
+    pub fn answer(&mut self, request: Request) -> Response {
+        let now = clock::now();
+        match request {
+            Request::Status {} => Ok(Reply::Status(Box::new(self.status_report(now)))),
+            Request::Peers {} => Ok(Reply::Peers(self.peers_report(now))),
+            Request::Events { after, limit } => {
+                let limit = limit.min(MAX_EVENTS) as usize;
+                Ok(Reply::Events(self.events_report(now, after, limit)))
+            }
+            Request::MasterSet { key } => self.set_master(&key),
+            Request::RekeyInterval { interval_s } => {
+                let interval = interval_s.map(|s| std::time::Duration::from_secs(s.into()));
+                self.input(Input::SetRekeyInterval(interval));
+                Ok(Reply::RekeyInterval(RekeyIntervalReport { interval_s }))
+            }
+            Request::RekeyNow {} => {
+                if self.machine.master().is_none() {
+                    return Err(Failure::new(
+                        ErrorCode::NoMasterKey,
+                        "there is no master key yet; set one with 'tipsec-keyctl master set'",
+                    ));
+                }
+                let peers = self.machine.peers(now);
+                let keyed = peers.iter().filter(|peer| peer.tx_epoch.is_some()).count();
+                self.input(Input::RekeyNow);
+                let started = u32::try_from(keyed).unwrap_or(u32::MAX);
+                Ok(Reply::RekeyNow(RekeyNowReport { started }))
+            }
+        }
+    }
+
+    /// Stores a master key, then uses it: a node that comes back after a crash
+    /// must not come back with another one.
+    fn set_master(&mut self, key: &MasterKey) -> Response {
+        self.keyring
+            .store(key)
+            .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
+        let changed = self.use_master(key);
+        let master_id = self
+            .machine
+            .master()
+            .map(|id| id.to_string())
+            .unwrap_or_default();
+        Ok(Reply::MasterSet(MasterReport { master_id, changed }))
+    }
+}

@@ -1,0 +1,22 @@
+//! The real `tipsecd` among real devices: what it refuses, what it survives,
+//! what it leaves behind. Needs root; everything happens in namespaces that
+//! are removed at the end, also of a failed test.
+
+#![cfg(feature = "daemon")]
+// Helpers are tests too, but clippy knows only functions marked as such.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod admin;
+mod admin_abuse;
+mod crash;
+mod device;
+mod identity;
+mod inject;
+mod junk;
+mod lab;
+mod node;
+mod past;
+mod raw;
+mod rekey;
+mod startup;
+mod traffic;
