@@ -1,0 +1,380 @@
+//! The real binary against a real admin server with canned answers.
+
+// Helpers of tests may stop at the first surprise, like the tests.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tipsec_control::admin::{
+    ErrorCode, EventReport, EventsReport, Failure, LinkState, MasterReport, PeerReport,
+    PeersReport, RekeyIntervalReport, RekeyNowReport, Reply, Request, Response, StatusReport,
+};
+use tipsec_control::master::MasterKey;
+use tipsec_control::shell::admin_server::AdminServer;
+
+const KEY: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// A directory that is removed with everything in it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tipsec-keyctl-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A daemon as far as an operator can tell.
+struct Daemon {
+    directory: Directory,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// Octets of the last master key, and other things it was told.
+    told: Arc<Mutex<Vec<String>>>,
+}
+
+impl Daemon {
+    fn new() -> Self {
+        let directory = Directory::new();
+        let mut server = AdminServer::bind(&directory.0.join("admin.sock"), None).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let thread = std::thread::spawn({
+            let (stop, told) = (stop.clone(), told.clone());
+            move || {
+                let start = Instant::now();
+                while !stop.load(Ordering::Relaxed) {
+                    let mut fds = Vec::new();
+                    server.poll_fds(&mut fds);
+                    let wait = Duration::from_millis(20).try_into().unwrap();
+                    rustix::event::poll(&mut fds, Some(&wait)).unwrap();
+                    drop(fds);
+                    let mut told = told.lock().unwrap();
+                    server.process(start.elapsed(), &mut |request| answer(request, &mut told));
+                }
+            }
+        });
+        Self {
+            directory,
+            stop,
+            thread: Some(thread),
+            told,
+        }
+    }
+
+    fn keyctl(&self, arguments: &[&str]) -> Output {
+        keyctl(&self.directory.0.join("admin.sock"), arguments, "")
+    }
+
+    fn told(&self) -> Vec<String> {
+        std::mem::take(&mut self.told.lock().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answer(request: Request, told: &mut Vec<String>) -> Response {
+    match request {
+        Request::Status {} => Ok(Reply::Status(Box::new(StatusReport {
+            cluster: "core-7".to_owned(),
+            node: 1001,
+            rekey_interval_s: Some(90),
+            ..StatusReport::default()
+        }))),
+        Request::Peers {} => Ok(Reply::Peers(PeersReport {
+            master_id: Some("aaaa".to_owned()),
+            peers: vec![PeerReport {
+                node: 1002,
+                link: LinkState::Down,
+                claimed_master_id: Some("bbbb".to_owned()),
+                ..PeerReport::default()
+            }],
+        })),
+        Request::Events { after, .. } => {
+            let seq = after.unwrap_or(0) + 1;
+            Ok(Reply::Events(EventsReport {
+                events: vec![EventReport {
+                    seq,
+                    kind: "link-up".to_owned(),
+                    text: format!("number {seq}"),
+                    ..EventReport::default()
+                }],
+            }))
+        }
+        Request::MasterSet { key } => {
+            told.push(format!("{:02x?}", key.octets()));
+            Ok(Reply::MasterSet(MasterReport {
+                master_id: "0011".to_owned(),
+                changed: true,
+            }))
+        }
+        Request::RekeyInterval { interval_s } => {
+            told.push(format!("{interval_s:?}"));
+            Ok(Reply::RekeyInterval(RekeyIntervalReport { interval_s }))
+        }
+        Request::RekeyNow {} if told.is_empty() => Err(Failure::new(
+            ErrorCode::NoMasterKey,
+            "there is no master key yet",
+        )),
+        Request::RekeyNow {} => Ok(Reply::RekeyNow(RekeyNowReport { started: 3 })),
+    }
+}
+
+fn keyctl(socket: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tipsec-keyctl"))
+        .arg("--socket")
+        .arg(socket)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // It may have ended without reading.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[track_caller]
+fn assert_done(output: &Output, part: &str) {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    assert!(stdout(output).contains(part), "{}", stdout(output));
+    assert_eq!(stderr(output), "");
+}
+
+#[track_caller]
+fn assert_failed(output: &Output, status: i32, part: &str) {
+    assert_eq!(output.status.code(), Some(status), "{}", stderr(output));
+    assert!(stderr(output).contains(part), "{}", stderr(output));
+}
+
+fn octets_of_key() -> Vec<String> {
+    vec![format!("{:02x?}", (0..16).collect::<Vec<u8>>())]
+}
+
+#[test]
+fn reports_are_shown_to_people_and_programs() {
+    let daemon = Daemon::new();
+    assert_done(&daemon.keyctl(&["status"]), "1001 of cluster core-7");
+    assert_done(&daemon.keyctl(&["peers"]), "claims master id bbbb");
+    assert_done(&daemon.keyctl(&["events"]), "number 1");
+    for (command, pointer, expected) in [
+        ("status", "/rekey_interval_s", "90"),
+        ("peers", "/peers/0/claimed_master_id", "\"bbbb\""),
+        ("events", "/events/0/seq", "1"),
+    ] {
+        let output = daemon.keyctl(&[command, "--json"]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json.pointer(pointer).unwrap().to_string(), expected);
+    }
+}
+
+#[test]
+fn rekeying_is_controlled() {
+    let daemon = Daemon::new();
+    assert_failed(&daemon.keyctl(&["rekey", "now"]), 1, "no master key yet");
+    let output = daemon.keyctl(&["rekey", "now", "--json"]);
+    assert_eq!(
+        stdout(&output),
+        "{\"error\":{\"code\":\"no-master-key\",\"message\":\"there is no master key yet\"}}\n"
+    );
+    assert_done(&daemon.keyctl(&["rekey", "interval", "10m"]), "10m");
+    assert_done(&daemon.keyctl(&["rekey", "now"]), "3 peers");
+    assert_done(&daemon.keyctl(&["rekey", "interval", "off"]), "off");
+    assert_eq!(daemon.told(), ["Some(600)", "None"]);
+    for wrong in ["0", "0s", "-5m", "-1", "abc", "1e30", "10", "400d", ""] {
+        let output = daemon.keyctl(&["rekey", "interval", wrong]);
+        assert_failed(&output, 2, "90s or 10m, or off");
+    }
+    assert_eq!(daemon.told(), [""; 0]);
+}
+
+#[test]
+fn a_master_key_comes_from_a_file_or_standard_input() {
+    let daemon = Daemon::new();
+    let socket = daemon.directory.0.join("admin.sock");
+    let line = format!("{KEY}\n");
+    let path = daemon.directory.file("key", &line, 0o600);
+    let path = path.to_str().unwrap();
+    assert_done(&daemon.keyctl(&["master", "set", "--file", path]), "0011");
+    assert_eq!(daemon.told(), octets_of_key());
+    for way in ["--stdin", "-"] {
+        assert_done(&keyctl(&socket, &["master", "set", way], &line), "0011");
+        assert_eq!(daemon.told(), octets_of_key());
+    }
+    let output = keyctl(&socket, &["master", "set"], &line);
+    assert_failed(&output, 2, "not a terminal");
+    assert_eq!(daemon.told(), [""; 0]);
+}
+
+#[test]
+fn a_bad_key_is_refused_and_not_repeated() {
+    let daemon = Daemon::new();
+    let socket = daemon.directory.0.join("admin.sock");
+    for (input, part) in [
+        ("", "empty"),
+        ("0xdeadbeef", "4 octets"),
+        (&"0".repeat(64), "all zero"),
+        ("deadbeefdeadbeefdeadbeefdeadbeefd", "odd number"),
+        ("tipsec1:deadbeef:00000000", "4 octets"),
+        (&"deadbeef".repeat(1000), "longer"),
+    ] {
+        let output = keyctl(&socket, &["master", "set", "--stdin"], input);
+        assert_failed(&output, 2, part);
+        assert!(!stderr(&output).contains("deadbeef"), "{}", stderr(&output));
+    }
+    for arguments in [
+        &["master", "set", "deadbeef"][..],
+        &["master", "set", "--key", "deadbeef"],
+        &["master", "set", "--key=deadbeef"],
+    ] {
+        let output = daemon.keyctl(arguments);
+        assert_failed(&output, 2, "no key as an argument");
+        assert!(!stderr(&output).contains("deadbeef"), "{}", stderr(&output));
+    }
+    for mode in [0o640, 0o604, 0o660] {
+        let path = daemon.directory.file("key", KEY, mode);
+        let output = daemon.keyctl(&["master", "set", "--file", path.to_str().unwrap()]);
+        assert_failed(&output, 2, "chmod 600");
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(daemon.told(), [""; 0]);
+}
+
+#[test]
+fn a_generated_key_is_good_and_its_file_is_private() {
+    let nobody = Path::new("/none/admin.sock");
+    let directory = Directory::new();
+    let output = keyctl(nobody, &["master", "generate"], "");
+    assert_done(&output, "tipsec1:");
+    assert!(MasterKey::parse(&stdout(&output)).is_ok());
+    let output = keyctl(nobody, &["master", "generate", "--json"], "");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(MasterKey::parse(json["key"].as_str().unwrap()).is_ok());
+
+    let path = directory.0.join("key");
+    let arguments = ["master", "generate", "--output", path.to_str().unwrap()];
+    assert_done(&keyctl(nobody, &arguments, ""), "wrote");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(MasterKey::parse(&text).is_ok());
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert_failed(&keyctl(nobody, &arguments, ""), 2, "not overwritten");
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+}
+
+#[test]
+fn without_a_daemon_it_says_what_to_do() {
+    let directory = Directory::new();
+    let path = directory.0.join("admin.sock");
+    assert_failed(
+        &keyctl(&path, &["status"], ""),
+        3,
+        "not running: there is no socket",
+    );
+    drop(UnixListener::bind(&path).unwrap());
+    assert_failed(
+        &keyctl(&path, &["status"], ""),
+        3,
+        "not running: nobody listens",
+    );
+    let output = keyctl(&path, &["status", "--json"], "");
+    assert!(stdout(&output).starts_with("{\"error\":{\"code\":\"unreachable\""));
+    assert_failed(&keyctl(&path, &["frobnicate"], ""), 2, "frobnicate");
+}
+
+#[test]
+fn a_daemon_that_hangs_up_or_babbles_is_named() {
+    let directory = Directory::new();
+    let path = directory.0.join("admin.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = std::thread::spawn(move || {
+        for answer in ["", "{\"ok\":tr", "hello\n", "{\"ok\":true,\"result\":[]}\n"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    for part in ["hung up", "hung up", "not understood", "not understood"] {
+        assert_failed(&keyctl(&path, &["peers"], ""), 3, part);
+    }
+    server.join().unwrap();
+}
+
+#[test]
+fn events_are_followed_until_the_daemon_ends() {
+    let daemon = Daemon::new();
+    let path = daemon.directory.0.join("admin.sock");
+    let child = Command::new(env!("CARGO_BIN_EXE_tipsec-keyctl"))
+        .arg("--socket")
+        .arg(&path)
+        .args(["events", "--follow", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Killed(child);
+    let mut lines = std::io::BufReader::new(child.0.stdout.take().unwrap());
+    for seq in 1..=3 {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+        let event: EventReport = serde_json::from_str(&line).unwrap();
+        assert_eq!(event.seq, seq);
+    }
+    drop(daemon);
+    assert_eq!(child.0.wait().unwrap().code(), Some(3));
+}
+
+/// A child that does not outlive a failed test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
