@@ -1,0 +1,97 @@
+//! A client of the admin socket that stays connected: readings of several
+//! nodes lie a millisecond apart, not a process start. Imports
+//! `tipsec_control::admin` and `error`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tipsec_control::admin::{
+    EventsReport, PeersReport, Request, ResponseError, StatusReport, result_from_line,
+};
+
+use crate::error::{Error, Result};
+
+/// How long a daemon may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// A connection to one node's daemon.
+#[derive(Debug)]
+pub struct AdminClient {
+    node: u32,
+    stream: BufReader<UnixStream>,
+}
+
+impl AdminClient {
+    /// Connects to the daemon of `node`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if nobody listens at `socket`.
+    pub fn connect(node: u32, socket: &Path) -> Result<Self> {
+        let what = || format!("reach node {node} at {}", socket.display());
+        let stream = UnixStream::connect(socket).map_err(Error::io(what()))?;
+        stream
+            .set_read_timeout(Some(ANSWER_WITHIN))
+            .map_err(Error::io(what()))?;
+        stream
+            .set_write_timeout(Some(ANSWER_WITHIN))
+            .map_err(Error::io(what()))?;
+        Ok(Self {
+            node,
+            stream: BufReader::new(stream),
+        })
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+        let unreadable = |detail: String| Error::Unreadable {
+            what: format!("the answer of node {}", self.node),
+            detail,
+        };
+        let line = request
+            .to_line()
+            .map_err(|error| unreadable(error.to_string()))?;
+        let what = || format!("talk to node {}", self.node);
+        self.stream
+            .get_mut()
+            .write_all(&line)
+            .map_err(Error::io(what()))?;
+        let mut answer = Vec::new();
+        let read = self.stream.read_until(b'\n', &mut answer);
+        if read.map_err(Error::io(what()))? == 0 {
+            return Err(unreadable("it closed the connection".into()));
+        }
+        result_from_line(&answer).map_err(|error| match error {
+            ResponseError::Refused(failure) => Error::Refused {
+                node: self.node,
+                message: failure.message,
+            },
+            ResponseError::Format(_) => unreadable(error.to_string()),
+        })
+    }
+
+    /// State of the node.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Unreadable`], [`Error::Refused`].
+    pub fn status(&mut self) -> Result<StatusReport> {
+        self.ask(&Request::Status {})
+    }
+
+    /// State of its peers.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn peers(&mut self) -> Result<PeersReport> {
+        self.ask(&Request::Peers {})
+    }
+
+    /// The latest events.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn events(&mut self, limit: u32) -> Result<EventsReport> {
+        self.ask(&Request::Events { after: None, limit })
+    }
+}

@@ -1,0 +1,377 @@
+//! Daemons on a topology, each with a config file as an operator would write
+//! it. Imports `admin`, `keyctl`, `process`, `topology`.
+
+use std::fs::{self, DirBuilder};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tipsec_control::admin::LinkState;
+
+use crate::admin::AdminClient;
+use crate::error::{Error, Result};
+use crate::keyctl::Keyctl;
+use crate::netns::Namespace;
+use crate::process::Process;
+use crate::topology::{BEARER, Topology};
+use crate::wait::{self, Look};
+
+/// Where directories of runs are; root alone may write here, so nobody can
+/// put a link in the way.
+const RUN_DIRECTORY: &str = "/run";
+const PREFIX: &str = "tsec-";
+/// The device that applications use, in every node.
+pub const TAP: &str = "tipsec0";
+/// A daemon has to listen on its socket by then.
+const START_WITHIN: Duration = Duration::from_secs(10);
+/// A daemon has to leave by then.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// The programs under test.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// The daemon.
+    pub tipsecd: PathBuf,
+    /// The command line.
+    pub keyctl: PathBuf,
+}
+
+impl Binaries {
+    /// Both, from one directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if one is missing, with how to build it.
+    pub fn find(directory: &Path) -> Result<Self> {
+        let find = |name: &str| {
+            let path = directory.join(name);
+            if path.is_file() {
+                return Ok(path);
+            }
+            Err(Error::io(format!(
+                "find {}; build it by `cargo build --release -p tipsec-control -p tipsec-keyctl`, \
+                 or say --binaries DIRECTORY",
+                path.display()
+            ))(std::io::ErrorKind::NotFound.into()))
+        };
+        Ok(Self {
+            tipsecd: find("tipsecd")?,
+            keyctl: find("tipsec-keyctl")?,
+        })
+    }
+}
+
+/// A directory for one run, mode 0700, gone when dropped.
+#[derive(Debug)]
+pub struct RunDirectory(PathBuf);
+
+impl RunDirectory {
+    /// Makes `/run/tsec-<pid>-<label>`; removes those of dead runs first.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(label: &str) -> Result<Self> {
+        sweep();
+        let path = Path::new(RUN_DIRECTORY).join(format!("{PREFIX}{}-{label}", std::process::id()));
+        make_directory(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        // What cannot be removed is swept by the next run.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::io(format!("make {}", path.display())))
+}
+
+/// Removes directories of runs that are dead.
+pub fn sweep() {
+    let Ok(entries) = fs::read_dir(RUN_DIRECTORY) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        let dead = pid.is_some_and(|pid| {
+            pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
+        });
+        if dead {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// One node: its place on the bridge, its files, its daemon if it runs.
+pub struct Node {
+    /// Node id, from 1; also the last byte of its address.
+    pub id: u32,
+    /// Index of its port.
+    pub port: usize,
+    /// Its address on the tap network.
+    pub address: Ipv4Addr,
+    /// The operator's way in.
+    pub keyctl: Keyctl,
+    config: PathBuf,
+    socket: PathBuf,
+    daemon: Option<Process>,
+    admin: Option<AdminClient>,
+}
+
+/// All nodes. The order of fields is the order of the end: daemons, then
+/// devices, then files.
+pub struct Cluster {
+    /// By port.
+    pub nodes: Vec<Node>,
+    /// Where they are plugged in.
+    pub topology: Topology,
+    directory: RunDirectory,
+    binaries: Binaries,
+}
+
+impl Cluster {
+    /// Plugs in `nodes` nodes and writes their config files; starts nothing.
+    ///
+    /// # Errors
+    /// Those of [`Topology::create`] and of files.
+    pub fn create(label: &str, nodes: u8, binaries: Binaries) -> Result<Self> {
+        let directory = RunDirectory::create(label)?;
+        let topology = Topology::create(usize::from(nodes))?;
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            topology,
+            directory,
+            binaries,
+        };
+        for index in 0..nodes {
+            let node = cluster.prepare(index)?;
+            cluster.nodes.push(node);
+        }
+        Ok(cluster)
+    }
+
+    /// A directory of the run, for further files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The programs under test.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    fn prepare(&self, index: u8) -> Result<Node> {
+        let number = index + 1;
+        let home = self.directory.path().join(format!("node{number}"));
+        make_directory(&home)?;
+        make_directory(&home.join("state"))?;
+        let address = Ipv4Addr::new(10, 77, 0, number);
+        let socket = home.join("admin.sock");
+        let config = home.join("tipsec.toml");
+        let text = config_text(number, address, &home, &socket);
+        fs::write(&config, text).map_err(Error::io(format!("write {}", config.display())))?;
+        Ok(Node {
+            id: u32::from(number),
+            port: usize::from(index),
+            address,
+            keyctl: Keyctl::new(&self.binaries.keyctl, &socket),
+            config,
+            socket,
+            daemon: None,
+            admin: None,
+        })
+    }
+
+    /// The namespace of a node.
+    pub fn namespace(&self, index: usize) -> &Namespace {
+        &self.topology.ports[self.nodes[index].port].namespace
+    }
+
+    /// Starts a daemon and waits until it answers; says when the process was
+    /// started.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] with its last words, [`Error::Timeout`].
+    pub fn start(&mut self, index: usize) -> Result<Instant> {
+        let node = &mut self.nodes[index];
+        let port = &self.topology.ports[node.port];
+        let mut command = port.namespace.command(&self.binaries.tipsecd);
+        command.arg("--config").arg(&node.config);
+        let started = Instant::now();
+        let mut daemon = Process::spawn(format!("tipsecd of node {}", node.id), &command)?;
+        node.admin = None;
+        let what = format!("tipsecd of node {} to answer", node.id);
+        let result = wait::until(&what, START_WITHIN, Duration::from_millis(5), || {
+            daemon.check_running()?;
+            // A socket of an earlier life refuses, a new one answers.
+            let answer = AdminClient::connect(node.id, &node.socket).and_then(|mut client| {
+                client.status()?;
+                Ok(client)
+            });
+            Ok(match answer {
+                Ok(client) => Look::Done(client),
+                Err(error) => Look::NotYet(error.to_string()),
+            })
+        });
+        let said = daemon.last_lines(10);
+        node.daemon = Some(daemon);
+        node.admin = Some(result.map_err(|error| match error {
+            Error::Timeout {
+                what,
+                waited_ms,
+                state,
+            } => Error::Timeout {
+                what,
+                waited_ms,
+                state: format!("{state}; it said:\n{said}"),
+            },
+            other => other,
+        })?);
+        Ok(started)
+    }
+
+    /// SIGKILL to a node's daemon; gone when this returns.
+    pub fn kill(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        node.admin = None;
+        if let Some(daemon) = &mut node.daemon {
+            daemon.kill();
+        }
+        node.daemon = None;
+    }
+
+    /// Asks every daemon to leave, and gives those a name that did not do so
+    /// by themselves and with success.
+    pub fn stop(&mut self) -> Vec<String> {
+        let mut stubborn = Vec::new();
+        for node in &mut self.nodes {
+            node.admin = None;
+            if let Some(mut daemon) = node.daemon.take()
+                && !daemon.stop(STOP_WITHIN)
+            {
+                stubborn.push(format!(
+                    "node {}; it said last: {}",
+                    node.id,
+                    daemon.last_lines(3)
+                ));
+            }
+        }
+        stubborn
+    }
+
+    /// Nodes whose daemon runs, by index.
+    pub fn running(&self) -> Vec<usize> {
+        let runs = |index: &usize| self.nodes[*index].admin.is_some();
+        (0..self.nodes.len()).filter(runs).collect()
+    }
+
+    /// The admin connection of a running node.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if its daemon has ended, or was never started.
+    pub fn admin(&mut self, index: usize) -> Result<&mut AdminClient> {
+        let node = &mut self.nodes[index];
+        if let Some(daemon) = &mut node.daemon {
+            daemon.check_running()?;
+        }
+        node.admin.as_mut().ok_or_else(|| Error::Ended {
+            process: format!("tipsecd of node {}", node.id),
+            status: "not started".into(),
+            log: String::new(),
+        })
+    }
+
+    /// Waits until every running node has a link to every other one.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with the links that are missing, [`Error::Ended`].
+    pub fn wait_for_links(&mut self, deadline: Duration) -> Result<()> {
+        let running = self.running();
+        let what = format!("all links of {} nodes to be up", running.len());
+        wait::until(&what, deadline, Duration::from_millis(5), || {
+            let missing = self.missing_links(&running)?;
+            Ok(if missing.is_empty() {
+                Look::Done(())
+            } else {
+                Look::NotYet(missing.join(", "))
+            })
+        })
+    }
+
+    fn missing_links(&mut self, running: &[usize]) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for &from in running {
+            let report = self.admin(from)?.peers()?;
+            let id = self.nodes[from].id;
+            for &to in running.iter().filter(|to| **to != from) {
+                let other = self.nodes[to].id;
+                let peer = report.peers.iter().find(|peer| peer.node == other);
+                let link = peer.map(|peer| peer.link);
+                if link != Some(LinkState::Up) {
+                    let state = link.map_or("unknown", LinkState::name);
+                    missing.push(format!("{id} -> {other} is {state}"));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The last lines of every daemon, for a report of failure.
+    pub fn last_words(&self, lines: usize) -> String {
+        let mut words = String::new();
+        for node in &self.nodes {
+            if let Some(daemon) = &node.daemon {
+                words.push_str(&format!(
+                    "--- tipsecd of node {}:\n{}\n",
+                    node.id,
+                    daemon.last_lines(lines)
+                ));
+            }
+        }
+        words
+    }
+}
+
+/// The config file of a node, as in docs/operations.md. Cores are dealt out in
+/// turn.
+fn config_text(number: u8, address: Ipv4Addr, home: &Path, socket: &Path) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let core = usize::from(number - 1) % cores;
+    let (home, socket) = (home.display(), socket.display());
+    format!(
+        r#"cluster = "demo"
+node = {number}
+state_dir = "{home}/state"
+
+[admin]
+socket = "{socket}"
+
+[tap]
+name = "{TAP}"
+addresses = ["{address}/24"]
+
+[[bearer]]
+interface = "{BEARER}"
+core = {core}
+mode = "auto"
+encapsulation = "ethernet"
+
+[rekey]
+interval = "10m"
+"#
+    )
+}
