@@ -184,18 +184,6 @@ impl LaneBinding<'_> {
     }
 }
 
-/// The chain: a secret that a completed exchange leaves to the next one of the
-/// same pair.
-pub fn chain(handshake_hash: &[u8; 32], seks: [&Sek; 2]) -> Zeroizing<[u8; 32]> {
-    let mut ikm = Zeroizing::new([0; 64]);
-    ikm[..32].copy_from_slice(seks[0].bytes());
-    ikm[32..].copy_from_slice(seks[1].bytes());
-    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, handshake_hash).extract(&*ikm);
-    let mut out = Zeroizing::new([0; 32]);
-    expand(&prk, &[b"tipsec v1 chain"], &mut *out);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -165,13 +165,10 @@ impl Peer {
     /// interval rules; `off` means "don't start".
     pub(super) fn schedule_rekey(&mut self, cx: &mut Context<'_>) {
         let Some(since) = self.keys_since else { return };
-        let Some(own) = cx.core.settings.rekey_interval else {
+        let own = cx.core.settings.rekey_interval;
+        let Some(interval) = own.and_then(|_| self.pair_interval(cx)) else {
             self.start_at = None;
             return;
-        };
-        let interval = match self.interval {
-            Some(Some(theirs)) => own.min(theirs),
-            _ => own,
         };
         let (low, high) = if cx.core.settings.node < self.node {
             (0.9, 1.0)

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
-use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, Spi};
-use tipsec_dataplane::secret::Suite;
+use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, NodeId, Spi};
+use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::window::Window;
 use zeroize::Zeroize;
 
 use super::peer::Peer;
 use super::{Action, Context, Count, EventKind, Pending};
+use crate::cluster::ClusterName;
 use crate::derive::{LaneBinding, Sek};
 use crate::message::Offer;
 use crate::time::Instant;
@@ -150,6 +151,8 @@ impl Peer {
         sender: Incarnation,
     ) {
         let settings = &cx.core.settings;
+        let ends = ((self.node, sender), (settings.node, settings.incarnation));
+        let cluster = &settings.cluster;
         let lanes = lanes(&offer.spis)
             .map(|(lane, spi)| RxLaneSpec {
                 spi,
@@ -157,17 +160,7 @@ impl Peer {
                 node: self.node,
                 epoch: offer.epoch,
                 lane,
-                secret: LaneBinding {
-                    handshake_hash,
-                    suite: offer.suite,
-                    cluster: &settings.cluster,
-                    sender: (self.node, sender),
-                    receiver: (settings.node, settings.incarnation),
-                    spi,
-                    lane,
-                    phase: 0,
-                }
-                .derive(&offer.sek),
+                secret: lane_secret(cluster, offer, handshake_hash, ends, lane, spi),
                 window: Arc::new(Window::new()),
                 failed_opens_limit: settings.failed_opens_limit,
             })
@@ -212,6 +205,8 @@ impl Peer {
             soft: hard - hard / 4,
             hard,
         };
+        let ends = ((settings.node, settings.incarnation), (self.node, receiver));
+        let cluster = &settings.cluster;
         let lanes = lanes(&offer.spis)
             .map(|(lane, spi)| TxLaneSpec {
                 spi,
@@ -220,17 +215,7 @@ impl Peer {
                 destination: offer.address,
                 epoch: offer.epoch,
                 lane,
-                secret: LaneBinding {
-                    handshake_hash,
-                    suite: offer.suite,
-                    cluster: &settings.cluster,
-                    sender: (settings.node, settings.incarnation),
-                    receiver: (self.node, receiver),
-                    spi,
-                    lane,
-                    phase: 0,
-                }
-                .derive(&offer.sek),
+                secret: lane_secret(cluster, offer, handshake_hash, ends, lane, spi),
                 budget,
             })
             .collect();
@@ -238,7 +223,7 @@ impl Peer {
         self.interval = Some(offer.rekey_interval);
         // At a rekey data flows on without a gap. Before that, what arrives
         // while the peer has no SA to answer on provokes answers that are
-        // lost, an ARP request's for one, which the kernel repeats after 1 s.
+        // lost, an ARP request's for one, which the kernel repeats only later.
         let held = self
             .tx
             .as_ref()
@@ -452,6 +437,31 @@ impl RxSa {
 fn grace(interval: Option<Duration>) -> Duration {
     let (low, high) = GRACE;
     interval.map_or(high, |interval| interval.saturating_mul(2).clamp(low, high))
+}
+
+/// One end of a direction.
+type End = (NodeId, Incarnation);
+
+/// Key and IV of one lane of an offer; `ends` are sender and receiver.
+fn lane_secret(
+    cluster: &ClusterName,
+    offer: &Offer,
+    handshake_hash: &[u8; 32],
+    (sender, receiver): (End, End),
+    lane: LaneIndex,
+    spi: Spi,
+) -> LaneSecret {
+    let binding = LaneBinding {
+        handshake_hash,
+        suite: offer.suite,
+        cluster,
+        sender,
+        receiver,
+        spi,
+        lane,
+        phase: 0,
+    };
+    binding.derive(&offer.sek)
 }
 
 fn lanes(spis: &[Spi]) -> impl Iterator<Item = (LaneIndex, Spi)> {
