@@ -191,7 +191,6 @@ fn tx_lane(secret: &LaneSecret, spi: Spi) -> TxLaneSpec {
         spi,
         peer: PeerIndex(0),
         node: node(1),
-        destination: MacAddr([2; 6]),
         epoch: Epoch(1),
         lane: LaneIndex(0),
         secret: secret.duplicate(),

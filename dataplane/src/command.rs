@@ -11,7 +11,7 @@ use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
-use crate::mac::MacAddr;
+use crate::outer::OuterHeader;
 use crate::payload::Probe;
 use crate::secret::LaneSecret;
 use crate::window::Window;
@@ -55,8 +55,6 @@ pub struct TxLaneSpec {
     pub peer: PeerIndex,
     /// The same, as the node's own id.
     pub node: NodeId,
-    /// Outer destination address.
-    pub destination: MacAddr,
     /// Generation of its keys.
     pub epoch: Epoch,
     /// Which of our workers.
@@ -109,6 +107,15 @@ pub enum Command {
         seq: CommandSeq,
         /// To whom.
         peer: PeerIndex,
+    },
+    /// Send what is sealed for a peer this way from now on, or, without a
+    /// header, nowhere: then nothing is sealed for it either. Lanes come and go
+    /// without it.
+    SetPath {
+        /// To whom.
+        peer: PeerIndex,
+        /// Of this worker's bearer.
+        path: Option<OuterHeader>,
     },
     /// Seal data on the lane to a peer, or only probes (an SA that nobody
     /// confirms carries no data; docs/protocol.md, "Install and retire").

@@ -74,6 +74,9 @@ reasons! {
     TxDrop {
         /// No SA with its destination.
         NoKey = "tx_no_key",
+        /// No way to its destination is known: no route, or no answer from the
+        /// next station.
+        NoPath = "tx_no_path",
         /// A probe for which there is no SA: before the first one with a peer
         /// is complete, or after it was wiped. Who asked asks again.
         ProbeUnanswered = "tx_probe_unanswered",

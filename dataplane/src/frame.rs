@@ -1,24 +1,31 @@
-//! The data frame: header, layout in memory, encapsulation.
+//! The data frame: header and layout in memory. What stands before it is
+//! `outer`'s.
 //!
 //! docs/protocol.md, "The frame". Offsets and lengths come from
 //! [`tipsec_xdp::wire`], which the XDP program reads as well.
 //!
 //! ```text
-//! chunk  ┌──────────────┬──────────┬────────┬───────────┬─────┬────────┐
-//!        │ room for     │ Ethernet │ header │ plaintext │ tag │ unused │
-//!        │ other encaps │ 14       │ 16     │ 1 + …     │ 16  │        │
-//!        └──────────────┴──────────┴────────┴───────────┴─────┴────────┘
-//!                                           ▲ PAYLOAD_OFFSET
+//! room   ┌────────┬──────────┬────────┬───────────┬─────┬────────┐
+//!        │ unused │ outer    │ header │ plaintext │ tag │ unused │
+//!        │        │ 14 to 66 │ 16     │ 1 + …     │ 16  │        │
+//!        └────────┴──────────┴────────┴───────────┴─────┴────────┘
+//!                 ▲ frame_start       ▲ PAYLOAD_OFFSET
 //! ```
 
-use tipsec_xdp::wire::{ETH_HEADER_LEN, HEADER_LEN, Kind, TAG_LEN, VERSION};
+use tipsec_xdp::wire::{HEADER_LEN, Kind, TAG_LEN, VERSION};
 
 use crate::ids::Spi;
-use crate::mac::MacAddr;
 
 /// Where the plaintext starts in a frame's memory, in bytes: room before it
 /// for the widest outer headers (Ethernet, VLAN, IPv6, UDP) and ours.
 pub const PAYLOAD_OFFSET: usize = 128;
+
+/// Where a frame starts in its memory, received or to send, if its outer
+/// header has `outer_len` bytes: whatever the encapsulation, the plaintext lies
+/// at [`PAYLOAD_OFFSET`].
+pub const fn frame_start(outer_len: usize) -> usize {
+    PAYLOAD_OFFSET - HEADER_LEN - outer_len
+}
 
 /// Where an inner Ethernet frame starts in memory so that its addresses (12
 /// bytes) end where the payload byte's successor, its EtherType, begins.
@@ -75,40 +82,6 @@ impl DataHeader {
     }
 }
 
-/// How frames are wrapped on one bearer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Encapsulation {
-    /// EtherType of Tipsec frames.
-    pub ethertype: u16,
-    /// This bearer's own address.
-    pub source: MacAddr,
-}
-
-impl Encapsulation {
-    /// Bytes before the Tipsec header.
-    pub const HEADER_LEN: usize = ETH_HEADER_LEN;
-
-    /// Writes the outer header for a frame to `destination`.
-    pub fn write(&self, destination: MacAddr, outer: &mut [u8; ETH_HEADER_LEN]) {
-        outer[0..6].copy_from_slice(&destination.0);
-        outer[6..12].copy_from_slice(&self.source.0);
-        outer[12..14].copy_from_slice(&self.ethertype.to_be_bytes());
-    }
-
-    /// Whether a frame with this outer header is a Tipsec frame that another
-    /// station sent to this bearer's own address.
-    #[inline]
-    pub fn is_for_us(&self, outer: &[u8; ETH_HEADER_LEN]) -> bool {
-        let [.., t0, t1] = *outer;
-        let destination = outer.first_chunk::<6>();
-        let source = outer[6..].first_chunk::<6>();
-        u16::from_be_bytes([t0, t1]) == self.ethertype
-            && destination == Some(&self.source.0)
-            && source != Some(&self.source.0)
-            && outer[6] & 1 == 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,28 +106,6 @@ mod tests {
         );
         assert_eq!(DataHeader::decode(&bytes, 40), Some(HEADER));
         assert_eq!(DataHeader::decode(&bytes, 60), Some(HEADER), "padded");
-    }
-
-    #[test]
-    fn only_what_another_station_sent_to_us_is_ours() {
-        let own = MacAddr([2, 0, 0, 0, 0, 1]);
-        let encapsulation = Encapsulation {
-            ethertype: 0x88b5,
-            source: own,
-        };
-        let frame = |destination: MacAddr, source: MacAddr, ethertype| {
-            let mut outer = [0; ETH_HEADER_LEN];
-            let sender = Encapsulation { ethertype, source };
-            sender.write(destination, &mut outer);
-            encapsulation.is_for_us(&outer)
-        };
-        let other = MacAddr([2, 0, 0, 0, 0, 2]);
-        assert!(frame(own, other, 0x88b5));
-        assert!(!frame(own, other, 0x0800), "another protocol");
-        assert!(!frame(other, own, 0x88b5) && !frame(other, other, 0x88b5));
-        assert!(!frame(own, own, 0x88b5), "reflected");
-        assert!(!frame(MacAddr::BROADCAST, other, 0x88b5));
-        assert!(!frame(own, MacAddr::BROADCAST, 0x88b5));
     }
 
     #[test]

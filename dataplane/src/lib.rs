@@ -6,7 +6,7 @@
 //! plane must know leaves as events. This crate opens no netlink socket and
 //! runs no key exchange.
 //!
-//! Reading order: [`frame`], [`sa`], [`rx`] and [`tx`], [`worker`].
+//! Reading order: [`frame`] and [`outer`], [`sa`], [`rx`] and [`tx`], [`worker`].
 
 pub mod aead;
 pub mod bearer;
@@ -16,6 +16,7 @@ pub mod counters;
 pub mod frame;
 pub mod ids;
 pub mod mac;
+pub mod outer;
 pub mod payload;
 pub mod rx;
 pub mod sa;

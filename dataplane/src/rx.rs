@@ -9,22 +9,20 @@
 
 use std::ops::Range;
 
-use tipsec_xdp::wire::{ETH_HEADER_LEN, HEADER_LEN, TAG_LEN};
+use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::aead::Aead;
 use crate::bearer::{FrameMemory, FrameToken};
 use crate::burst::Burst;
 use crate::command::Event;
 use crate::counters::{RxDrop, WorkerCounters};
-use crate::frame::{DataHeader, Encapsulation};
+use crate::frame::DataHeader;
 use crate::ids::{NodeId, PeerIndex, Spi};
 use crate::mac::MacAddr;
+use crate::outer::Encapsulation;
 use crate::payload::Payload;
 use crate::sa::OpenRefused;
 use crate::table::RxTable;
-
-/// Where the plaintext starts in a received frame.
-const PLAINTEXT_START: usize = ETH_HEADER_LEN + HEADER_LEN;
 
 /// Bytes of an Ethernet frame's two addresses.
 const ADDRESSES_LEN: usize = 12;
@@ -176,12 +174,14 @@ pub fn open_burst<A: Aead, M: FrameMemory>(
         }
     }
 
+    let outer_len = encapsulation.outer_len();
     // Pass 4 and 5: open, commit, hand on. Two copies of one frame in a burst
     // both come this far; the second loses at commit.
     for (mut frame, candidate) in received.drain(..count).zip(&burst) {
         let outcome = match candidate {
             Candidate::Admitted(header) => {
-                open_one(table, memory, &mut frame, header, counters, &mut events)
+                let bytes = memory.segment_mut(&mut frame, 0);
+                open_one(table, bytes, outer_len, header, counters, &mut events)
             }
             Candidate::Refused(refusal) => Err(*refusal),
         };
@@ -217,7 +217,7 @@ fn read_header<M: FrameMemory>(
     }
     let bytes = memory.segment_mut(frame, 0);
     let (outer, rest) = bytes
-        .split_first_chunk::<ETH_HEADER_LEN>()
+        .split_at_checked(encapsulation.outer_len())
         .ok_or(RxDrop::Malformed)?;
     if !encapsulation.is_for_us(outer) {
         return Err(RxDrop::Malformed);
@@ -247,11 +247,12 @@ struct Seen {
     plaintext: Range<usize>,
 }
 
+/// Opens the frame in `bytes`, of which `outer_len` are the outer header.
 #[inline]
-fn open_one<A: Aead, M: FrameMemory>(
+fn open_one<A: Aead>(
     table: &mut RxTable<A>,
-    memory: &mut M,
-    frame: &mut M::Frame,
+    bytes: &mut [u8],
+    outer_len: usize,
     header: &DataHeader,
     counters: &WorkerCounters,
     events: &mut impl FnMut(Event),
@@ -260,9 +261,8 @@ fn open_one<A: Aead, M: FrameMemory>(
         .lane_mut(header.spi)
         .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
     let (peer, node, spi) = (lane.peer(), lane.node(), lane.spi());
-    let (aad, rest) = memory
-        .segment_mut(frame, 0)
-        .get_mut(ETH_HEADER_LEN..)
+    let (aad, rest) = bytes
+        .get_mut(outer_len..)
         .and_then(|bytes| bytes.split_first_chunk_mut::<HEADER_LEN>())
         .ok_or(Refusal::of(peer, RxDrop::Malformed))?;
     let sealed = rest
@@ -289,7 +289,7 @@ fn open_one<A: Aead, M: FrameMemory>(
         node,
         spi,
         payload,
-        plaintext: PLAINTEXT_START..PLAINTEXT_START + len,
+        plaintext: outer_len + HEADER_LEN..outer_len + HEADER_LEN + len,
     })
 }
 

@@ -11,7 +11,6 @@ use crate::aead::{Aead, Nonce, blocks};
 use crate::command::{Budget, RxLaneSpec, TxLaneSpec};
 use crate::frame::DataHeader;
 use crate::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
-use crate::mac::MacAddr;
 use crate::window::Window;
 
 /// A phase is the upper part of a packet number, from this bit on. Each phase
@@ -64,7 +63,6 @@ pub struct TxLane<A: Aead> {
     spi: Spi,
     peer: PeerIndex,
     node: NodeId,
-    destination: MacAddr,
     epoch: Epoch,
     lane: LaneIndex,
 }
@@ -84,7 +82,6 @@ impl<A: Aead> TxLane<A> {
             spi: spec.spi,
             peer: spec.peer,
             node: spec.node,
-            destination: spec.destination,
             epoch: spec.epoch,
             lane: spec.lane,
         }
@@ -162,11 +159,6 @@ impl<A: Aead> TxLane<A> {
     /// The same, as the node's own id.
     pub fn node(&self) -> NodeId {
         self.node
-    }
-
-    /// Outer destination address.
-    pub fn destination(&self) -> MacAddr {
-        self.destination
     }
 
     /// Generation of the keys.
@@ -348,7 +340,6 @@ mod tests {
             spi: Spi::new(7).unwrap(),
             peer: PeerIndex(0),
             node: NodeId::new(2).unwrap(),
-            destination: MacAddr([2, 0, 0, 0, 0, 2]),
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: LaneSecret::new(Suite::Aes256Gcm, [1; 32], [2; 12]),

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::aead::Aead;
+use crate::counters::TxDrop;
 use crate::ids::{Epoch, NodeId, PeerIndex, Spi};
+use crate::outer::OuterHeader;
 use crate::sa::{RxLane, TxLane};
 
 /// Why a lane was not installed.
@@ -109,10 +111,20 @@ impl<A: Aead> RxTable<A> {
     }
 }
 
+/// What a plaintext is, as far as the lane cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Needs an SA that the peer has confirmed.
+    Data,
+    /// Confirms one.
+    Probe,
+}
+
 /// What the table knows of one peer.
 struct TxPeer<A: Aead> {
     lane: Option<Box<TxLane<A>>>,
     data_allowed: bool,
+    path: Option<OuterHeader>,
     node: Option<NodeId>,
     /// The SA installed last, also after its removal.
     last: Option<(Spi, Epoch, [u8; 12])>,
@@ -158,6 +170,7 @@ impl<A: Aead> TxTable<A> {
             peers: std::iter::repeat_with(|| TxPeer {
                 lane: None,
                 data_allowed: false,
+                path: None,
                 node: None,
                 last: None,
             })
@@ -224,25 +237,41 @@ impl<A: Aead> TxTable<A> {
         }
     }
 
-    /// The lane to a peer, to seal with.
+    /// What is sealed for a peer goes this way from now on, or nowhere.
+    pub fn set_path(&mut self, peer: PeerIndex, path: Option<OuterHeader>) {
+        if let Some(entry) = self.peers.get_mut(usize::from(peer.0)) {
+            entry.path = path;
+        }
+    }
+
+    /// The lane to a peer, to seal with, and the way of its frames; for data
+    /// only if it may carry more than probes.
+    ///
+    /// # Errors
+    /// The reason to count.
     #[inline]
-    pub fn lane_mut(&mut self, peer: PeerIndex) -> Option<&mut TxLane<A>> {
-        self.peers.get_mut(usize::from(peer.0))?.lane.as_deref_mut()
+    pub fn ready(
+        &mut self,
+        peer: PeerIndex,
+        class: Class,
+    ) -> Result<(&mut TxLane<A>, &OuterHeader), TxDrop> {
+        let entry = self.peers.get_mut(usize::from(peer.0));
+        let keyless = match class {
+            Class::Data => TxDrop::NoKey,
+            Class::Probe => TxDrop::ProbeUnanswered,
+        };
+        let entry = entry.ok_or(keyless)?;
+        if class == Class::Data && !entry.data_allowed {
+            return Err(keyless);
+        }
+        let lane = entry.lane.as_deref_mut().ok_or(keyless)?;
+        let path = entry.path.as_ref().ok_or(TxDrop::NoPath)?;
+        Ok((lane, path))
     }
 
     /// The lane to a peer.
     pub fn lane(&self, peer: PeerIndex) -> Option<&TxLane<A>> {
         self.peers.get(usize::from(peer.0))?.lane.as_deref()
-    }
-
-    /// The same, unless it may carry only probes.
-    #[inline]
-    pub fn data_lane_mut(&mut self, peer: PeerIndex) -> Option<&mut TxLane<A>> {
-        let entry = self.peers.get_mut(usize::from(peer.0))?;
-        if !entry.data_allowed {
-            return None;
-        }
-        entry.lane.as_deref_mut()
     }
 
     /// The peer that a node is, if a lane to it was ever installed.
@@ -295,7 +324,6 @@ mod tests {
             spi: Spi::new(7).unwrap(),
             peer: PeerIndex(peer),
             node: node(id),
-            destination: MacAddr([2; 6]),
             epoch: Epoch(epoch),
             lane: LaneIndex(0),
             secret: LaneSecret::new(Suite::Aes256Gcm, [iv; 32], [iv; 12]),
@@ -348,25 +376,31 @@ mod tests {
     }
 
     #[test]
-    fn data_needs_a_lane_and_leave() {
+    fn data_needs_a_path_a_lane_and_leave() {
         let mut table = TxTable::new(2);
         let peer = PeerIndex(1);
+        let refusals = |table: &mut TxTable<AnyAead>| {
+            [Class::Data, Class::Probe].map(|class| table.ready(peer, class).err())
+        };
+        let keyless = [Some(TxDrop::NoKey), Some(TxDrop::ProbeUnanswered)];
         table.allow_data(peer, true);
-        assert!(table.data_lane_mut(peer).is_none(), "no lane yet");
+        assert_eq!(refusals(&mut table), keyless, "no lane yet");
         table.install(tx(1, 5, 1, 1)).unwrap();
-        assert!(table.data_lane_mut(peer).is_some());
+        assert_eq!(refusals(&mut table), [Some(TxDrop::NoPath); 2]);
+        let path = OuterHeader::ethernet(MacAddr([2; 6]), MacAddr([4; 6]), 0x88b5, None);
+        table.set_path(peer, Some(path));
+        assert_eq!(refusals(&mut table), [None; 2]);
         assert_eq!(table.data_peers().collect::<Vec<_>>(), [peer]);
         table.allow_data(peer, false);
-        assert!(table.data_lane_mut(peer).is_none() && table.lane_mut(peer).is_some());
+        assert_eq!(refusals(&mut table), [Some(TxDrop::NoKey), None]);
         assert_eq!(table.data_peers().count(), 0);
         table.install(tx(1, 5, 2, 2)).unwrap();
-        assert!(
-            table.data_lane_mut(peer).is_some(),
-            "a new SA starts allowed"
-        );
+        assert_eq!(refusals(&mut table), [None; 2], "a new SA starts allowed");
         assert_eq!(table.data_peers().count(), 1, "listed once");
+        table.set_path(peer, None);
+        assert_eq!(refusals(&mut table), [Some(TxDrop::NoPath); 2]);
         assert!(table.remove(peer) && !table.remove(peer));
-        assert!(table.lane_mut(peer).is_none());
+        assert_eq!(refusals(&mut table), keyless);
         table.allow_data(peer, true);
         assert_eq!(table.data_peers().count(), 0);
     }

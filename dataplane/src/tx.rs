@@ -4,20 +4,18 @@
 //! nothing that was not sealed can reach a bearer. Imports `table`, `sa`,
 //! `frame` and the bearer's memory trait; never a bearer.
 
-use tipsec_xdp::wire::{ETH_HEADER_LEN, HEADER_LEN, TAG_LEN};
+use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::aead::Aead;
 use crate::bearer::FrameMemory;
 use crate::burst::Burst;
 use crate::command::Event;
 use crate::counters::{TxDrop, WorkerCounters};
-use crate::frame::{Encapsulation, PAYLOAD_OFFSET};
+use crate::frame::{PAYLOAD_OFFSET, frame_start};
 use crate::ids::PeerIndex;
+use crate::outer::{OUTER_LEN_MAX, OuterHeader};
 use crate::sa::{BudgetStep, SealRefused, TxLane};
-use crate::table::TxTable;
-
-/// Where the outer header starts in a frame's memory.
-const OUTER_OFFSET: usize = PAYLOAD_OFFSET - HEADER_LEN - ETH_HEADER_LEN;
+use crate::table::{Class, TxTable};
 
 /// A frame that has been sealed: the only thing that a bearer sends.
 pub struct Sealed<F> {
@@ -35,13 +33,6 @@ impl<F> Sealed<F> {
     pub(crate) fn into_frame(self) -> F {
         self.frame
     }
-}
-
-/// What a plaintext is, as far as the lane cares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Class {
-    Data,
-    Probe,
 }
 
 /// A frame whose plaintext, payload byte included, lies in its memory at
@@ -84,11 +75,8 @@ impl<F> Plain<F> {
 /// does not fit stays in `plain`. A frame that cannot be sealed is counted
 /// with its reason at its peer, and its memory released. `events` gets
 /// [`Event::BudgetLow`] and [`Event::BudgetSpent`], each once a lane.
-// The borrows end with the call, so a struct of them would only rename them.
-#[allow(clippy::too_many_arguments)]
 pub fn seal_burst<A: Aead, M: FrameMemory>(
     table: &mut TxTable<A>,
-    encapsulation: &Encapsulation,
     memory: &mut M,
     plain: &mut Burst<Plain<M::Frame>>,
     sealed: &mut Burst<Sealed<M::Frame>>,
@@ -98,21 +86,11 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     let count = plain.len().min(sealed.remaining_capacity());
     for mut item in plain.drain(..count) {
         let peer_counters = counters.peer(item.to);
-        let lane = match item.class {
-            Class::Data => table.data_lane_mut(item.to),
-            Class::Probe => table.lane_mut(item.to),
-        };
-        let result = match lane {
-            Some(lane) => {
-                let result = seal_one(lane, encapsulation, memory, &mut item);
-                tell_budget(lane, &mut events);
-                result
-            }
-            None => Err(match item.class {
-                Class::Data => TxDrop::NoKey,
-                Class::Probe => TxDrop::ProbeUnanswered,
-            }),
-        };
+        let result = table.ready(item.to, item.class).and_then(|(lane, path)| {
+            let result = seal_one(lane, path, memory, &mut item);
+            tell_budget(lane, &mut events);
+            result
+        });
         match result {
             Ok(()) => {
                 peer_counters.sealed_frames.add(1);
@@ -134,7 +112,7 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
 #[inline]
 fn seal_one<A: Aead, M: FrameMemory>(
     lane: &mut TxLane<A>,
-    encapsulation: &Encapsulation,
+    path: &OuterHeader,
     memory: &mut M,
     plain: &mut Plain<M::Frame>,
 ) -> Result<(), TxDrop> {
@@ -157,12 +135,12 @@ fn seal_one<A: Aead, M: FrameMemory>(
     // `before` is PAYLOAD_OFFSET bytes long, so both chunks exist.
     if let Some((before, header)) = before.split_last_chunk_mut::<HEADER_LEN>() {
         *header = parts.header;
-        if let Some(outer) = before.last_chunk_mut::<ETH_HEADER_LEN>() {
-            encapsulation.write(lane.destination(), outer);
+        if let Some(outer) = before.last_chunk_mut::<OUTER_LEN_MAX>() {
+            path.write(outer, HEADER_LEN + plain.len + TAG_LEN);
         }
     }
     let end = PAYLOAD_OFFSET + plain.len + TAG_LEN;
-    memory.set_extent(&mut plain.frame, OUTER_OFFSET, end);
+    memory.set_extent(&mut plain.frame, frame_start(path.len()), end);
     Ok(())
 }
 

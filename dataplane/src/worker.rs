@@ -19,8 +19,8 @@ use crate::bearer::{Bearer, BearerError, FrameMemory};
 use crate::burst::Burst;
 use crate::command::{Event, WorkerEnd};
 use crate::counters::{TxDrop, WorkerCounters};
-use crate::frame::Encapsulation;
 use crate::ids::NodeId;
+use crate::outer::Encapsulation;
 use crate::rx::{Opened, open_burst};
 use crate::table::{RxTable, TxTable};
 use crate::tap::TapPort;
@@ -47,7 +47,8 @@ pub struct WorkerConfig {
     pub node: NodeId,
     /// How frames are wrapped on its bearer.
     pub encapsulation: Encapsulation,
-    /// MTU of the bearer's interface in bytes.
+    /// Longest frame from the Tipsec header to the tag, in bytes: the MTU of
+    /// the bearer's interface less [`Encapsulation::overhead`].
     pub mtu: usize,
     /// Peers are numbered below this.
     pub peers: usize,
@@ -211,7 +212,6 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         }
         seal_burst(
             &mut self.tx,
-            &self.config.encapsulation,
             bearer,
             &mut self.plain,
             &mut self.sealed,

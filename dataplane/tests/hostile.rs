@@ -280,7 +280,6 @@ fn authentic_nonsense_is_counted_at_its_peer() {
         let mut sealed = Burst::new();
         seal_burst(
             &mut a.tx,
-            &a.encapsulation,
             &mut a.bearer,
             &mut plain,
             &mut sealed,

@@ -13,7 +13,6 @@ use tipsec_dataplane::bearer::memory::Faults;
 use tipsec_dataplane::command::{Budget, Event, TxLaneSpec};
 use tipsec_dataplane::counters::TxDrop;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, Spi};
-use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::sa::TxLane;
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::table::InstallRefused;
@@ -58,7 +57,6 @@ fn lane(spi: u32, epoch: u32, seed: u64) -> TxLane<Recorder> {
         spi: Spi::new(spi).unwrap(),
         peer: PEER,
         node: NodeId::new(2).unwrap(),
-        destination: MacAddr([2, 0, 0, 0, 0, 2]),
         epoch: Epoch(epoch),
         lane: LaneIndex(0),
         secret: secret(Suite::Aes256Gcm, seed),

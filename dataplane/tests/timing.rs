@@ -95,7 +95,6 @@ fn pipelines<A: Aead>(len: usize) -> (f64, f64) {
         let start = Instant::now();
         seal_burst(
             &mut a.tx,
-            &a.encapsulation,
             &mut a.bearer,
             &mut plain,
             &mut sealed,

@@ -29,7 +29,6 @@ fn seal(a: &mut Node<Cipher>, plain: Plain<MemoryFrame>) -> Option<Sealed<Memory
     let mut sealed = Burst::new();
     seal_burst(
         &mut a.tx,
-        &a.encapsulation,
         &mut a.bearer,
         &mut plain,
         &mut sealed,
@@ -112,7 +111,6 @@ fn what_finds_no_room_stays() {
         }
         seal_burst(
             &mut a.tx,
-            &a.encapsulation,
             &mut a.bearer,
             &mut plain,
             &mut sealed,

@@ -7,9 +7,9 @@ use std::os::fd::BorrowedFd;
 use tipsec_dataplane::aead::ring::Ring;
 use tipsec_dataplane::bearer::memory::{Faults, MemoryBearer, MemorySizes};
 use tipsec_dataplane::command::{self, Budget, Command, CommandSeq, Event, TxLaneSpec};
-use tipsec_dataplane::frame::Encapsulation;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::tap::TapPort;
@@ -36,10 +36,7 @@ fn stop_gets_through_a_blocked_bearer() {
     let (control, end) = command::channel().unwrap();
     let config = WorkerConfig {
         node: NodeId::new(1).unwrap(),
-        encapsulation: Encapsulation {
-            ethertype: 0x88b5,
-            source: MacAddr([2; 6]),
-        },
+        encapsulation: Encapsulation::ethernet(MacAddr([2; 6]), 0x88b5, None),
         mtu: 1500,
         peers: 4,
         spis: 16,
@@ -50,7 +47,6 @@ fn stop_gets_through_a_blocked_bearer() {
         spi: Spi::new(7).unwrap(),
         peer: PeerIndex(0),
         node: NodeId::new(2).unwrap(),
-        destination: MacAddr([2, 0, 0, 0, 0, 9]),
         epoch: Epoch(1),
         lane: LaneIndex(0),
         secret: LaneSecret::new(Suite::Aes256Gcm, [1; 32], [2; 12]),
@@ -59,6 +55,15 @@ fn stop_gets_through_a_blocked_bearer() {
             hard: u64::MAX,
         },
     };
+    let path = OuterHeader::ethernet(MacAddr([2; 6]), MacAddr([2, 0, 0, 0, 0, 9]), 0x88b5, None);
+    assert!(
+        control
+            .send(Command::SetPath {
+                peer: PeerIndex(0),
+                path: Some(path),
+            })
+            .is_ok()
+    );
     assert!(
         control
             .send(Command::InstallTx {

@@ -18,9 +18,10 @@ use tipsec_dataplane::command::{
     Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec, channel,
 };
 use tipsec_dataplane::counters::{RxDrop, TxDrop};
-use tipsec_dataplane::frame::{Encapsulation, TAP_OVERHEAD};
+use tipsec_dataplane::frame::TAP_OVERHEAD;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::secret::Suite;
 use tipsec_dataplane::tap::TapPort;
@@ -162,10 +163,7 @@ impl End {
         let tap = MemoryTap::new();
         let config = WorkerConfig {
             node,
-            encapsulation: Encapsulation {
-                ethertype: 0x88b5,
-                source: outer(node),
-            },
+            encapsulation: Encapsulation::ethernet(outer(node), 0x88b5, None),
             mtu: MTU,
             peers: 16,
             spis: 64,
@@ -202,13 +200,21 @@ impl End {
         });
         other.pass();
         assert_eq!(other.control.receive(), Some(Event::Done { seq }));
+        self.send(Command::SetPath {
+            peer: peer(to),
+            path: Some(OuterHeader::ethernet(
+                outer(self.node),
+                outer(other.node),
+                0x88b5,
+                None,
+            )),
+        });
         self.send(Command::InstallTx {
             seq,
             lane: Box::new(TxLaneSpec {
                 spi,
                 peer: peer(to),
                 node: to,
-                destination: outer(other.node),
                 epoch: Epoch(1),
                 lane: LaneIndex(0),
                 secret: secret(Suite::Aes128Gcm, seed),

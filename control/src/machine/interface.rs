@@ -131,6 +131,10 @@ pub enum Action {
     },
     /// Install sending lanes, each at the worker with its index.
     InstallTx {
+        /// To whom.
+        peer: PeerIndex,
+        /// Where the peer receives, as it says in its offer.
+        to: MacAddr,
         /// The lanes.
         lanes: Vec<TxLaneSpec>,
     },

@@ -212,7 +212,6 @@ impl Peer {
                 spi,
                 peer: self.index,
                 node: self.node,
-                destination: offer.address,
                 epoch: offer.epoch,
                 lane,
                 secret: lane_secret(cluster, offer, handshake_hash, ends, lane, spi),
@@ -240,7 +239,11 @@ impl Peer {
             next_confirm: cx.now + CONFIRM_INTERVAL,
         });
         cx.core.act(Action::ListPeer { node: self.node });
-        cx.core.act(Action::InstallTx { lanes });
+        cx.core.act(Action::InstallTx {
+            peer: self.index,
+            to: offer.address,
+            lanes,
+        });
         if held {
             cx.core.act(Action::AllowData {
                 peer: self.index,

@@ -10,10 +10,28 @@ use std::os::fd::BorrowedFd;
 use tipsec_dataplane::attach::{Attachment, MapUpdateError};
 use tipsec_dataplane::command::{Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{LaneIndex, PeerIndex, Spi};
+use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::OuterHeader;
 use tipsec_dataplane::payload::Probe;
 use tipsec_dataplane::worker::WorkerHandle;
 
 use crate::machine::Token;
+
+/// The network that a bearer is on, as far as frames to send need to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The bearer's own address.
+    pub own: MacAddr,
+    /// EtherType of Tipsec frames.
+    pub ethertype: u16,
+}
+
+impl Link {
+    /// The outer header of frames to a station.
+    pub fn path_to(&self, to: MacAddr) -> OuterHeader {
+        OuterHeader::ethernet(self.own, to, self.ethertype, None)
+    }
+}
 
 /// One worker as the control thread sees it.
 pub struct WorkerPort {
@@ -23,17 +41,20 @@ pub struct WorkerPort {
     pub handle: WorkerHandle,
     /// The core that it is pinned to.
     pub core: Option<u32>,
+    /// What its bearer is connected to.
+    pub link: Link,
     /// Commands that found no room yet.
     backlog: VecDeque<Command>,
 }
 
 impl WorkerPort {
     /// A port to a worker that has just been started.
-    pub fn new(channel: ControlEnd, handle: WorkerHandle, core: Option<u32>) -> Self {
+    pub fn new(channel: ControlEnd, handle: WorkerHandle, core: Option<u32>, link: Link) -> Self {
         Self {
             channel,
             handle,
             core,
+            link,
             backlog: VecDeque::new(),
         }
     }
@@ -174,8 +195,12 @@ impl Hub {
         result
     }
 
-    /// Installs sending lanes, each at its own worker.
-    pub fn install_tx(&mut self, lanes: Vec<TxLaneSpec>) {
+    /// Installs sending lanes, each at its own worker, with the way there.
+    pub fn install_tx(&mut self, peer: PeerIndex, to: MacAddr, lanes: Vec<TxLaneSpec>) {
+        for worker in &mut self.workers {
+            let path = Some(worker.link.path_to(to));
+            worker.send(Command::SetPath { peer, path });
+        }
         for lane in lanes {
             self.next_seq += 1;
             let seq = CommandSeq(self.next_seq);

@@ -160,7 +160,7 @@ impl Node {
                 let removed = self.hub.remove_rx(token, &spis);
                 self.note_map_error(removed);
             }
-            Action::InstallTx { lanes } => self.hub.install_tx(lanes),
+            Action::InstallTx { peer, to, lanes } => self.hub.install_tx(peer, to, lanes),
             Action::RemoveTx { peer } => self.hub.remove_tx(peer),
             Action::AllowData { peer, allowed } => self.hub.allow_data(peer, allowed),
             Action::SendProbe { peer, lane, probe } => self.hub.send_probe(peer, lane, probe),

@@ -8,16 +8,17 @@ use tipsec_dataplane::aead::{Aead, Provider};
 use tipsec_dataplane::attach::{AttachError, Attachment, HostError, Interface, Mode, check_host};
 use tipsec_dataplane::bearer::xdp::{OpenError, XdpBearer, XdpConfig};
 use tipsec_dataplane::command::{self, WorkerEnd};
-use tipsec_dataplane::frame::{Encapsulation, TAP_OVERHEAD};
+use tipsec_dataplane::frame::TAP_OVERHEAD;
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::Encapsulation;
 use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError};
 use tipsec_dataplane::worker::{self, Polling, SpawnError, Worker, WorkerConfig, WorkerHandle};
 
 use super::admin_server::{AdminServer, AdminServerError};
 use super::clock::{self, OsRandom};
 use super::daemon::{Daemon, watch_signals};
-use super::hub::{Hub, WorkerPort};
+use super::hub::{Hub, Link, WorkerPort};
 use super::node::{BearerPort, Node};
 use super::packet_socket::PacketSocket;
 use crate::admin::{BearerReport, TapReport};
@@ -130,10 +131,7 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
 
     let worker_config = WorkerConfig {
         node: config.node,
-        encapsulation: Encapsulation {
-            ethertype: wanted.ethertype,
-            source: interface.mac,
-        },
+        encapsulation: Encapsulation::ethernet(interface.mac, wanted.ethertype, None),
         mtu: interface.mtu as usize,
         peers: usize::from(MAX_PEERS),
         spis: SPI_SLOTS as usize,
@@ -144,6 +142,10 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
     };
     let (control_end, worker_end) =
         command::channel().map_err(refused("make an eventfd for the worker"))?;
+    let link = Link {
+        own: interface.mac,
+        ethertype: wanted.ethertype,
+    };
     let core = wanted.core.map(|core| core as usize);
     let handle = spawn(
         config.provider,
@@ -154,7 +156,7 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
         core,
     )?;
     let hub = Hub::new(
-        vec![WorkerPort::new(control_end, handle, wanted.core)],
+        vec![WorkerPort::new(control_end, handle, wanted.core, link)],
         vec![attachment],
     );
 

@@ -74,7 +74,7 @@ struct RxLane {
 struct TxLane {
     spi: Spi,
     key: LaneKey,
-    destination: MacAddr,
+    to: MacAddr,
     next: u64,
     data_allowed: bool,
 }
@@ -421,10 +421,10 @@ impl Universe {
                     let wait = self.random.between(ms(0), ms(3));
                     self.later(wait, Happening::Removed { at: n, life, token });
                 }
-                Action::InstallTx { lanes } => {
+                Action::InstallTx { to, lanes, .. } => {
                     let node = self.nodes[n].as_mut().unwrap();
                     for lane in lanes {
-                        node.install_tx(lane);
+                        node.install_tx(to, lane);
                     }
                 }
                 Action::RemoveTx { peer } => {
@@ -473,7 +473,7 @@ impl Universe {
             key: lane.key.clone(),
             plain,
         };
-        let (key, to) = (lane.key.clone(), lane.destination);
+        let (key, to) = (lane.key.clone(), lane.to);
         assert!(
             self.nonces.insert((key, number)),
             "a (key, nonce) pair was used twice"
@@ -639,12 +639,12 @@ impl Node {
         );
     }
 
-    fn install_tx(&mut self, lane: TxLaneSpec) {
+    fn install_tx(&mut self, to: MacAddr, lane: TxLaneSpec) {
         self.names.insert(lane.node, lane.peer);
         let new = TxLane {
             spi: lane.spi,
             key: (lane.secret.key().to_vec(), *lane.secret.iv()),
-            destination: lane.destination,
+            to,
             next: 0,
             data_allowed: true,
         };

@@ -100,7 +100,7 @@ impl Side {
                     outcome.installing = Some(token);
                     outcome.rx = lanes;
                 }
-                Action::InstallTx { lanes } => outcome.tx = lanes,
+                Action::InstallTx { lanes, .. } => outcome.tx = lanes,
                 _ => {}
             }
         }

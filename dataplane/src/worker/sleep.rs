@@ -167,9 +167,9 @@ mod tests {
     use super::*;
     use crate::bearer::memory::{Faults, MemoryBearer, MemorySizes};
     use crate::command::{Command, channel};
-    use crate::frame::Encapsulation;
     use crate::ids::{NodeId, PeerIndex};
     use crate::mac::MacAddr;
+    use crate::outer::Encapsulation;
     use crate::worker::{Pass, WorkerConfig};
 
     #[cfg(feature = "crypto-aws-lc")]
@@ -200,10 +200,7 @@ mod tests {
         let (bearer, _other) = MemoryBearer::pair(sizes, Faults::default(), 1).unwrap();
         let config = WorkerConfig {
             node: NodeId::new(1).unwrap(),
-            encapsulation: Encapsulation {
-                ethertype: 0x88b5,
-                source: MacAddr([2, 0, 0, 0, 0, 1]),
-            },
+            encapsulation: Encapsulation::ethernet(MacAddr([2, 0, 0, 0, 0, 1]), 0x88b5, None),
             mtu: 1500,
             peers: 1,
             spis: 1,

@@ -11,9 +11,10 @@ use tipsec_dataplane::bearer::{Bearer, FrameMemory};
 use tipsec_dataplane::burst::Burst;
 use tipsec_dataplane::command::{Budget, Event, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::counters::WorkerCounters;
-use tipsec_dataplane::frame::{Encapsulation, PAYLOAD_OFFSET};
+use tipsec_dataplane::frame::PAYLOAD_OFFSET;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::Payload;
 use tipsec_dataplane::rx::{Opened, open_burst};
 use tipsec_dataplane::sa::{RxLane, TxLane};
@@ -70,10 +71,7 @@ impl<A: Aead> Node<A> {
         Self {
             id,
             bearer,
-            encapsulation: Encapsulation {
-                ethertype: 0x88b5,
-                source: Self::mac(id),
-            },
+            encapsulation: Encapsulation::ethernet(Self::mac(id), 0x88b5, None),
             rx: RxTable::new(1024),
             tx: TxTable::new(16),
             counters: WorkerCounters::new(16),
@@ -121,12 +119,13 @@ impl<A: Aead> Node<A> {
     }
 
     pub fn install_tx(&mut self, spi: u32, epoch: u32, secret: LaneSecret, budget: Budget) {
+        let path = OuterHeader::ethernet(Self::mac(self.id), Self::mac(self.other()), 0x88b5, None);
+        self.tx.set_path(PEER, Some(path));
         self.tx
             .install(TxLane::new(TxLaneSpec {
                 spi: Spi::new(spi).unwrap(),
                 peer: PEER,
                 node: self.other(),
-                destination: Self::mac(self.other()),
                 epoch: Epoch(epoch),
                 lane: LaneIndex(0),
                 secret,
@@ -151,7 +150,6 @@ impl<A: Aead> Node<A> {
         let events = &mut self.events;
         seal_burst(
             &mut self.tx,
-            &self.encapsulation,
             &mut self.bearer,
             &mut self.plain,
             &mut self.sealed,

@@ -18,9 +18,10 @@ use tipsec_dataplane::command::{
     Budget, Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec, channel,
 };
 use tipsec_dataplane::counters::{RxDrop, TxDrop};
-use tipsec_dataplane::frame::{Encapsulation, TAP_OVERHEAD};
+use tipsec_dataplane::frame::TAP_OVERHEAD;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::tap::device::{Tap, TapConfig};
 use tipsec_dataplane::window::Window;
@@ -173,10 +174,7 @@ impl Node {
             .unwrap();
             let config = WorkerConfig {
                 node: id,
-                encapsulation: Encapsulation {
-                    ethertype: ETHERTYPE,
-                    source: interface.mac,
-                },
+                encapsulation: Encapsulation::ethernet(interface.mac, ETHERTYPE, None),
                 mtu: interface.mtu as usize,
                 peers: 8,
                 spis: 1024,
@@ -266,6 +264,10 @@ impl Node {
     }
 
     pub fn install_tx(&mut self, to: &Self, spi: Spi, epoch: u32, secret: LaneSecret) {
+        self.send(Command::SetPath {
+            peer: Self::peer(to),
+            path: Some(OuterHeader::ethernet(self.mac, to.mac, ETHERTYPE, None)),
+        });
         let seq = self.seq();
         self.send(Command::InstallTx {
             seq,
@@ -273,7 +275,6 @@ impl Node {
                 spi,
                 peer: Self::peer(to),
                 node: to.id,
-                destination: to.mac,
                 epoch: Epoch(epoch),
                 lane: LaneIndex(0),
                 secret,

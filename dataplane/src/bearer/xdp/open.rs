@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use tipsec_xdp::wire::ETH_HEADER_LEN;
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface as XskInterface, LibxdpFlags, QueueSize, SocketConfig,
     UmemConfig,
@@ -20,9 +21,10 @@ use xsk_rs::config::{
 use xsk_rs::{Socket, Umem as XskUmem};
 
 use super::rings::Rings;
-use super::umem::{CHUNK_LEN, Umem};
+use super::umem::{CHUNK_LEN, Room, Umem};
 use super::{BURST, BearerMode, Hook};
 use crate::attach::{Attachment, InterfaceError, MapUpdateError, Mode};
+use crate::outer::OUTER_LEN_MAX;
 
 /// A closed socket frees its queue some milliseconds later; on a machine that is
 /// busy, and after a kill, it has been seen to take more than a second.
@@ -40,6 +42,9 @@ pub struct XdpConfig {
     /// Most frames sent and not completed: 64 where the receiver's NAPI runs
     /// inline, about 192 with threaded NAPI.
     pub in_flight_max: usize,
+    /// Bytes of the outer header of every frame:
+    /// [`crate::outer::Encapsulation::outer_len`].
+    pub outer_len: usize,
 }
 
 impl Default for XdpConfig {
@@ -49,6 +54,7 @@ impl Default for XdpConfig {
             rx_ring: 2048,
             tx_ring: 1024,
             in_flight_max: 64,
+            outer_len: ETH_HEADER_LEN,
         }
     }
 }
@@ -76,7 +82,8 @@ impl XdpConfig {
             && self.rx_ring <= 1 << 16
             && (1..=self.tx_ring as usize).contains(&self.in_flight_max)
             && (self.chunks as usize) >= self.reserved() + BURST
-            && self.chunks <= 1 << 20;
+            && self.chunks <= 1 << 20
+            && (ETH_HEADER_LEN..=OUTER_LEN_MAX).contains(&self.outer_len);
         sound.then_some(()).ok_or(OpenError::Sizes(*self))
     }
 }
@@ -92,8 +99,8 @@ pub enum OpenError {
     Map(#[from] MapUpdateError),
     /// Ring sizes that do not fit together.
     #[error(
-        "{0:?}: ring sizes must be powers of two, frames in flight fit the TX ring, and chunks \
-         suffice for both directions"
+        "{0:?}: ring sizes must be powers of two, frames in flight fit the TX ring, chunks \
+         suffice for both directions, and the outer header be known"
     )]
     Sizes(XdpConfig),
     /// Somebody else has the queue.
@@ -293,7 +300,8 @@ fn try_bind(
     // two pages. Too small is no error: it shows as EAGAIN.
     let bytes = (config.in_flight_max + BURST) * 2 * CHUNK_LEN;
     let _ = sockopt::set_socket_send_buffer_size(rings.fd(), bytes);
-    Ok((Umem::new(umem, descriptors), rings))
+    let room = Room::of(config.outer_len);
+    Ok((Umem::new(umem, descriptors, room), rings))
 }
 
 fn mode_of(hook: Hook, rings: &Rings) -> BearerMode {
@@ -332,6 +340,10 @@ mod tests {
             },
             XdpConfig {
                 chunks: 300,
+                ..good
+            },
+            XdpConfig {
+                outer_len: 67,
                 ..good
             },
         ] {

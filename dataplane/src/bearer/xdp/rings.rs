@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, TxQueue};
 
-use super::umem::{ROOM_LEN, Umem, locate};
+use super::umem::{Room, Umem};
 use crate::burst::{BURST, Burst};
 
 /// Fill, completion, RX and TX ring, and the socket that they keep open.
@@ -54,17 +54,22 @@ impl Rings {
     }
 
     /// Takes up to `limit` received frames: chunk, start and end in its room.
-    pub(super) fn received(&mut self, limit: usize, frames: &mut Burst<(u32, u16, u16)>) {
+    pub(super) fn received(
+        &mut self,
+        room: Room,
+        limit: usize,
+        frames: &mut Burst<(u32, u16, u16)>,
+    ) {
         let mut descriptors = [FrameDesc::default(); BURST];
         // SAFETY: the ring's socket and UMEM live as long as `self`; what it
         // yields is not accessed before `Umem::receive` finds that it was lent.
         let count = unsafe { self.rx.consume(&mut descriptors[..limit.min(BURST)]) };
         for descriptor in &descriptors[..count] {
-            let (chunk, start) = locate(descriptor.addr());
+            let (chunk, start) = room.locate(descriptor.addr());
             let end = start + descriptor.lengths().data();
             // Outside its room (or one of several buffers, which nobody asked
             // for): an empty frame, which the pipeline counts as malformed.
-            let sound = end <= ROOM_LEN && !descriptor.has_more_frames();
+            let sound = end <= room.len() && !descriptor.has_more_frames();
             let (start, end) = if sound { (start, end) } else { (0, 0) };
             // A room is shorter than a chunk, 4096 bytes.
             #[allow(clippy::cast_possible_truncation)]
@@ -101,12 +106,12 @@ impl Rings {
     }
 
     /// Chunks that the kernel has sent, at most a burst.
-    pub(super) fn completed(&mut self, chunks: &mut Burst<u32>) {
+    pub(super) fn completed(&mut self, room: Room, chunks: &mut Burst<u32>) {
         let mut descriptors = [FrameDesc::default(); BURST];
         // SAFETY: as in `received`; `Umem::take_back` checks each.
         let count = unsafe { self.completion.consume(&mut descriptors) };
         for descriptor in &descriptors[..count] {
-            chunks.push(locate(descriptor.addr()).0);
+            chunks.push(room.locate(descriptor.addr()).0);
         }
     }
 }

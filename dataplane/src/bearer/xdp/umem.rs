@@ -1,6 +1,6 @@
 //! Frame memory: one mapping, cut into chunks, each with exactly one owner.
 //!
-//! Imports nothing from this crate but the layout.
+//! Imports nothing from this crate but the layout of frames.
 
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use std::slice;
 
 use xsk_rs::umem::frame::FrameDesc;
 
-use super::FRAME_START;
+use crate::frame::frame_start;
 
 /// Bytes of a chunk: a page, so that headroom, frame and tail fit.
 pub(super) const CHUNK_LEN: usize = 4096;
@@ -18,11 +18,43 @@ pub(super) const CHUNK_LEN: usize = 4096;
 /// (`XDP_PACKET_HEADROOM`).
 const KERNEL_HEADROOM: usize = 256;
 
-/// Where in a chunk its room starts.
-pub(super) const ROOM_START: usize = KERNEL_HEADROOM - FRAME_START;
+/// Where rooms lie in their chunks: so that what the kernel writes and sends,
+/// the outer header first, ends where the Tipsec header begins
+/// ([`frame_start`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Room {
+    /// In the chunk.
+    start: usize,
+    /// In the room.
+    frame_start: usize,
+}
 
-/// Bytes of a room.
-pub(super) const ROOM_LEN: usize = CHUNK_LEN - ROOM_START;
+impl Room {
+    /// The room for frames with an outer header of `outer_len` bytes.
+    pub(super) const fn of(outer_len: usize) -> Self {
+        let frame_start = frame_start(outer_len);
+        Self {
+            start: KERNEL_HEADROOM - frame_start,
+            frame_start,
+        }
+    }
+
+    /// Where in the room a frame starts.
+    pub(super) const fn frame_start(self) -> usize {
+        self.frame_start
+    }
+
+    /// Its length in bytes.
+    pub(super) const fn len(self) -> usize {
+        CHUNK_LEN - self.start
+    }
+
+    /// The chunk that an address of a descriptor lies in, and where in its room.
+    pub(super) fn locate(self, address: usize) -> (u32, usize) {
+        let chunk = u32::try_from(address / CHUNK_LEN).unwrap_or(u32::MAX);
+        (chunk, (address % CHUNK_LEN).saturating_sub(self.start))
+    }
+}
 
 /// Who may touch a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +74,7 @@ pub(super) struct Umem {
     base: NonNull<u8>,
     descriptors: Box<[FrameDesc]>,
     owners: Box<[Owner]>,
+    room: Room,
     /// Keeps the mapping.
     umem: xsk_rs::Umem,
 }
@@ -52,7 +85,7 @@ unsafe impl Send for Umem {}
 
 impl Umem {
     /// Takes a new UMEM of [`CHUNK_LEN`] chunks without extra headroom.
-    pub(super) fn new(umem: xsk_rs::Umem, descriptors: Vec<FrameDesc>) -> Self {
+    pub(super) fn new(umem: xsk_rs::Umem, descriptors: Vec<FrameDesc>, room: Room) -> Self {
         let mut first = FrameDesc::default();
         // SAFETY: the default descriptor names offset 0 of this UMEM, whose
         // first chunk nobody else accesses yet: no ring has been given it.
@@ -63,8 +96,14 @@ impl Umem {
             base,
             owners: vec![Owner::Free; descriptors.len()].into(),
             descriptors: descriptors.into(),
+            room,
             umem,
         }
+    }
+
+    /// How its rooms lie.
+    pub(super) fn room(&self) -> Room {
+        self.room
     }
 
     fn change(&mut self, chunk: u32, from: Owner, to: Owner) -> bool {
@@ -118,8 +157,8 @@ impl Umem {
         // kernel does not touch a chunk in a token's hands, only one token
         // exists for it, and `&mut self` excludes a second slice.
         unsafe {
-            let start = self.base.as_ptr().add(index * CHUNK_LEN + ROOM_START);
-            slice::from_raw_parts_mut(start, ROOM_LEN)
+            let start = self.base.as_ptr().add(index * CHUNK_LEN + self.room.start);
+            slice::from_raw_parts_mut(start, self.room.len())
         }
     }
 
@@ -140,21 +179,21 @@ impl Umem {
     }
 }
 
-/// The chunk that an address of a descriptor lies in, and where in its room.
-pub(super) fn locate(address: usize) -> (u32, usize) {
-    let chunk = u32::try_from(address / CHUNK_LEN).unwrap_or(u32::MAX);
-    (chunk, (address % CHUNK_LEN).saturating_sub(ROOM_START))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::PAYLOAD_OFFSET;
 
     #[test]
     fn addresses_name_chunk_and_place() {
-        assert_eq!(locate(256), (0, FRAME_START));
-        assert_eq!(locate(3 * CHUNK_LEN + 256), (3, FRAME_START));
-        assert_eq!(locate(CHUNK_LEN + ROOM_START), (1, 0));
-        assert_eq!(locate(usize::MAX).0, u32::MAX);
+        for outer_len in [14, 18, 42, 66] {
+            let room = Room::of(outer_len);
+            let start = room.frame_start();
+            assert_eq!(start + outer_len + 16, PAYLOAD_OFFSET);
+            assert_eq!(room.locate(256), (0, start));
+            assert_eq!(room.locate(3 * CHUNK_LEN + 256), (3, start));
+            assert_eq!(room.locate(2 * CHUNK_LEN - 1), (1, room.len() - 1));
+            assert_eq!(room.locate(usize::MAX).0, u32::MAX);
+        }
     }
 }
