@@ -1,5 +1,5 @@
 //! The receive pipeline, in passes over a burst: read all headers → look all
-//! SPIs up → replay check → open in place → commit the window.
+//! SPIs up → replay check → open in place → commit the windows → hand on.
 //!
 //! A frame that fails anywhere is counted with its reason and its memory
 //! released; the burst goes on. The XDP program has checked most of this
@@ -23,6 +23,7 @@ use crate::outer::Encapsulation;
 use crate::payload::Payload;
 use crate::sa::OpenRefused;
 use crate::table::RxTable;
+use crate::window::Block;
 
 /// Bytes of an Ethernet frame's two addresses.
 const ADDRESSES_LEN: usize = 12;
@@ -30,11 +31,13 @@ const ADDRESSES_LEN: usize = 12;
 /// A frame that opened, is no replay, and whose payload kind is known.
 pub struct Opened<F> {
     frame: F,
-    peer: PeerIndex,
     node: NodeId,
     spi: Spi,
+    peer: PeerIndex,
+    /// Where the plaintext starts in the first segment, and its length.
+    start: u16,
+    len: u16,
     payload: Payload,
-    plaintext: Range<usize>,
 }
 
 impl<F> Opened<F> {
@@ -61,7 +64,8 @@ impl<F> Opened<F> {
     /// Where the plaintext, payload byte included, lies in the frame's first
     /// segment.
     pub fn plaintext_range(&self) -> Range<usize> {
-        self.plaintext.clone()
+        let start = usize::from(self.start);
+        start..start + usize::from(self.len)
     }
 
     /// The plaintext, payload byte included; never empty.
@@ -69,7 +73,7 @@ impl<F> Opened<F> {
         &'a mut self,
         memory: &'a mut M,
     ) -> &'a mut [u8] {
-        let range = self.plaintext.clone();
+        let range = self.plaintext_range();
         memory
             .segment_mut(&mut self.frame, 0)
             .get_mut(range)
@@ -89,11 +93,12 @@ impl<F> Opened<F> {
             return None;
         };
         // The payload byte's successor is the inner EtherType (2 bytes).
-        let inner = self.plaintext.start + 1;
-        if self.plaintext.end < inner + 2 {
+        let plaintext = self.plaintext_range();
+        let inner = plaintext.start + 1;
+        if plaintext.end < inner + 2 {
             return None;
         }
-        let range = inner - ADDRESSES_LEN..self.plaintext.end;
+        let range = inner - ADDRESSES_LEN..plaintext.end;
         let tap_frame = memory.segment_mut(&mut self.frame, 0).get_mut(range)?;
         let (destination, rest) = tap_frame.split_first_chunk_mut::<6>()?;
         *destination = match group {
@@ -108,15 +113,6 @@ impl<F> Opened<F> {
     pub fn into_frame(self) -> F {
         self.frame
     }
-}
-
-/// A frame on its way through the passes: small, so that a burst of them stays
-/// in the first cache.
-#[derive(Clone, Copy)]
-enum Candidate {
-    /// Nothing speaks against it so far.
-    Admitted(DataHeader),
-    Refused(Refusal),
 }
 
 /// Why a frame stops, and whose it is if that is known.
@@ -137,7 +133,26 @@ impl Refusal {
             reason,
         }
     }
+
+    #[cold]
+    fn count(self, counters: &WorkerCounters) {
+        match self.peer {
+            Some(peer) => counters.peer(peer).rx_drop(self.reason),
+            None => counters.nobody.rx_drop(self.reason),
+        }
+    }
 }
+
+/// A frame that nothing speaks against so far: small, so that a burst of them
+/// stays in the first cache.
+#[derive(Clone, Copy)]
+struct Admitted {
+    header: DataHeader,
+    /// The payload byte, once it is open.
+    payload: u8,
+}
+
+type Candidate = Result<Admitted, Refusal>;
 
 /// Opens received frames from the front of `received` as long as `opened` has
 /// room; what does not fit stays in `received`. `events` gets
@@ -155,50 +170,57 @@ pub fn open_burst<A: Aead, M: FrameMemory>(
 ) {
     let count = received.len().min(opened.remaining_capacity());
 
-    // Pass 1: headers. Touches each frame's first line once.
+    let outer_len = encapsulation.outer_len();
+
+    // Headers. Touches each frame's first line once, and asks for its lane's.
     let mut burst: Burst<Candidate> = Burst::new();
     for frame in &mut received[..count] {
-        burst.push(match read_header(encapsulation, memory, frame) {
-            Ok(header) => Candidate::Admitted(header),
-            Err(reason) => Candidate::Refused(Refusal::of_nobody(reason)),
-        });
+        let header = read_header(encapsulation, memory, frame);
+        if let Ok(header) = &header {
+            table.prefetch(header.spi);
+        }
+        let admitted = |header| Admitted { header, payload: 0 };
+        burst.push(header.map(admitted).map_err(Refusal::of_nobody));
     }
 
-    // Pass 2 and 3: lookups side by side, so that their cache misses overlap,
-    // and the replay check, which spares an attacker's copies the cipher.
+    // Lookups side by side, so that their cache misses overlap, and the replay
+    // check, which spares an attacker's copies the cipher.
     for candidate in &mut burst {
-        if let Candidate::Admitted(header) = candidate
-            && let Err(refusal) = admit(table, header)
+        if let Ok(frame) = candidate
+            && let Err(refusal) = admit(table, &frame.header)
         {
-            *candidate = Candidate::Refused(refusal);
+            *candidate = Err(refusal);
         }
     }
 
-    let outer_len = encapsulation.outer_len();
-    // Pass 4 and 5: open, commit, hand on. Two copies of one frame in a burst
-    // both come this far; the second loses at commit.
-    for (mut frame, candidate) in received.drain(..count).zip(&burst) {
-        let outcome = match candidate {
-            Candidate::Admitted(header) => {
-                let bytes = memory.segment_mut(&mut frame, 0);
-                open_one(table, bytes, outer_len, header, counters, &mut events)
+    // The cipher.
+    for (frame, candidate) in received.iter_mut().zip(&mut burst) {
+        if let Ok(admitted) = candidate {
+            let bytes = memory.segment_mut(frame, 0);
+            match open_one(table, bytes, outer_len, &admitted.header, &mut events) {
+                Ok(payload) => admitted.payload = payload,
+                Err(refusal) => *candidate = Err(refusal),
             }
-            Candidate::Refused(refusal) => Err(*refusal),
-        };
-        match outcome {
+        }
+    }
+
+    commit(table, &mut burst);
+
+    #[allow(clippy::cast_possible_truncation)] // at most 66 + 16
+    let start = (outer_len + HEADER_LEN) as u16;
+    for (frame, candidate) in received.drain(..count).zip(&burst) {
+        match candidate.and_then(|admitted| account(table, &admitted, counters, &mut events)) {
             Ok(seen) => opened.push(Opened {
                 frame,
-                peer: seen.peer,
                 node: seen.node,
                 spi: seen.spi,
+                peer: seen.peer,
+                start,
+                len: seen.len,
                 payload: seen.payload,
-                plaintext: seen.plaintext,
             }),
             Err(refusal) => {
-                match refusal.peer {
-                    Some(peer) => counters.peer(peer).rx_drop(refusal.reason),
-                    None => counters.nobody.rx_drop(refusal.reason),
-                }
+                refusal.count(counters);
                 memory.release(frame);
             }
         }
@@ -234,62 +256,150 @@ fn admit<A: Aead>(table: &RxTable<A>, header: &DataHeader) -> Result<(), Refusal
     let lane = table
         .lane(header.spi)
         .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
+    lane.prefetch();
     lane.check(header.packet_number)
         .map_err(|refused| Refusal::of(lane.peer(), refused.into()))
 }
 
-/// What [`open_one`] found, to be joined with the frame's token.
-struct Seen {
-    peer: PeerIndex,
-    node: NodeId,
-    spi: Spi,
-    payload: Payload,
-    plaintext: Range<usize>,
-}
-
-/// Opens the frame in `bytes`, of which `outer_len` are the outer header.
+/// Decrypts one frame in place, of which `outer_len` bytes are the outer
+/// header; returns the payload byte.
 #[inline]
 fn open_one<A: Aead>(
     table: &mut RxTable<A>,
     bytes: &mut [u8],
     outer_len: usize,
     header: &DataHeader,
-    counters: &WorkerCounters,
     events: &mut impl FnMut(Event),
-) -> Result<Seen, Refusal> {
+) -> Result<u8, Refusal> {
     let lane = table
         .lane_mut(header.spi)
         .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
-    let (peer, node, spi) = (lane.peer(), lane.node(), lane.spi());
-    let (aad, rest) = bytes
+    let peer = lane.peer();
+    let (aad, sealed) = bytes
         .get_mut(outer_len..)
         .and_then(|bytes| bytes.split_first_chunk_mut::<HEADER_LEN>())
-        .ok_or(Refusal::of(peer, RxDrop::Malformed))?;
-    let sealed = rest
-        .get_mut(..usize::from(header.length))
+        .and_then(|(aad, rest)| Some((aad, rest.get_mut(..usize::from(header.length))?)))
         .ok_or(Refusal::of(peer, RxDrop::Malformed))?;
     let result = lane.open(aad, header.packet_number, sealed);
-    if lane.limit_reached() {
-        events(Event::OpenLimit { peer, spi });
+    if result.is_err() && lane.limit_reached() {
+        events(Event::OpenLimit {
+            peer,
+            spi: header.spi,
+        });
     }
     result.map_err(|refused| Refusal::of(peer, refused.into()))?;
+    // A header's length exceeds a tag's, so there is one.
+    sealed
+        .first()
+        .copied()
+        .ok_or(Refusal::of(peer, RxDrop::Malformed))
+}
+
+/// Numbers of one lane and block that are committed together.
+struct Run {
+    spi: Spi,
+    block: Block,
+    mask: u32,
+    /// Its first frame's place in the burst.
+    first: usize,
+}
+
+/// Marks the numbers of all frames that opened, neighbours of one block at
+/// once. Two copies of one frame in a burst both come this far; the second
+/// loses here.
+#[inline]
+fn commit<A: Aead>(table: &mut RxTable<A>, burst: &mut Burst<Candidate>) {
+    let mut run: Option<Run> = None;
+    for at in 0..burst.len() {
+        let Ok(Admitted { header, .. }) = &burst[at] else {
+            continue;
+        };
+        // A number out of range was refused by the check.
+        let Some((block, bit)) = Block::of(header.packet_number) else {
+            continue;
+        };
+        let spi = header.spi;
+        match &mut run {
+            Some(run) if run.spi == spi && run.block == block && run.mask & bit == 0 => {
+                run.mask |= bit;
+            }
+            _ => {
+                let next = Run {
+                    spi,
+                    block,
+                    mask: bit,
+                    first: at,
+                };
+                if let Some(run) = run.replace(next) {
+                    commit_run(table, &mut burst[..at], &run);
+                }
+            }
+        }
+    }
+    if let Some(run) = run {
+        commit_run(table, burst, &run);
+    }
+}
+
+/// Commits a run, and refuses those of its frames that came before: `burst`
+/// ends with its last frame.
+#[inline]
+fn commit_run<A: Aead>(table: &mut RxTable<A>, burst: &mut [Candidate], run: &Run) {
+    let Some(lane) = table.lane_mut(run.spi) else {
+        return;
+    };
+    let fresh = lane.commit(run.block, run.mask);
+    if fresh == run.mask {
+        return;
+    }
+    let refusal = Refusal::of(lane.peer(), RxDrop::Replayed);
+    for candidate in &mut burst[run.first..] {
+        // Others than the run's own among them have been refused already.
+        if let Ok(admitted) = candidate
+            && Block::of(admitted.header.packet_number).is_some_and(|(_, bit)| fresh & bit == 0)
+        {
+            *candidate = Err(refusal);
+        }
+    }
+}
+
+/// What [`Opened`] says beside the frame's token.
+struct Seen {
+    node: NodeId,
+    spi: Spi,
+    peer: PeerIndex,
+    len: u16,
+    payload: Payload,
+}
+
+/// Counts a frame that is authentic and no replay, and reads what it is.
+#[inline]
+fn account<A: Aead>(
+    table: &mut RxTable<A>,
+    admitted: &Admitted,
+    counters: &WorkerCounters,
+    events: &mut impl FnMut(Event),
+) -> Result<Seen, Refusal> {
+    let DataHeader { spi, length, .. } = admitted.header;
+    let lane = table
+        .lane_mut(spi)
+        .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
+    let (peer, node) = (lane.peer(), lane.node());
     if lane.first_open() {
         events(Event::FirstOpen { peer, spi });
     }
-    let len = usize::from(header.length) - TAG_LEN;
+    #[allow(clippy::cast_possible_truncation)] // a header's length exceeds a tag's
+    let len = length - TAG_LEN as u16;
     let peer_counters = counters.peer(peer);
     peer_counters.opened_frames.add(1);
-    peer_counters.opened_bytes.add(len as u64);
-    let payload = sealed
-        .first()
-        .and_then(|&byte| Payload::decode(byte))
-        .ok_or(Refusal::of(peer, RxDrop::BadPayload))?;
+    peer_counters.opened_bytes.add(len.into());
+    let payload = Payload::decode(admitted.payload).ok_or(Refusal::of(peer, RxDrop::BadPayload))?;
     Ok(Seen {
-        peer,
         node,
         spi,
+        peer,
+        len,
         payload,
-        plaintext: outer_len + HEADER_LEN..outer_len + HEADER_LEN + len,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::aead::{Aead, Nonce, blocks};
 use crate::command::{Budget, RxLaneSpec, TxLaneSpec};
 use crate::frame::DataHeader;
 use crate::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
-use crate::window::Window;
+use crate::window::{Block, Window};
 
 /// A phase is the upper part of a packet number, from this bit on. Each phase
 /// has a key of its own; so far a lane has the first phase's only.
@@ -246,12 +246,13 @@ impl<A: Aead> RxLane<A> {
         Ok(())
     }
 
-    /// Opens `sealed` (ciphertext and tag) in place and marks its number as
-    /// seen; the plaintext is [`TAG_LEN`] bytes shorter.
+    /// Decrypts `sealed` (ciphertext and tag) in place; the plaintext is
+    /// [`TAG_LEN`] bytes shorter. It is authentic, and may still be a copy of a
+    /// frame that was opened before: only [`Self::commit`] tells.
     ///
     /// # Errors
-    /// [`OpenRefused`]; then nothing may be delivered. A frame that does not
-    /// open leaves the window as it was, and no plaintext in `sealed`.
+    /// [`OpenRefused`]; then nothing may be delivered, and no plaintext is in
+    /// `sealed`.
     #[inline]
     pub fn open(
         &mut self,
@@ -267,14 +268,27 @@ impl<A: Aead> RxLane<A> {
             self.failed_opens += 1;
             return Err(OpenRefused::BadTag);
         }
-        if !self.window.commit(packet_number) {
-            return Err(OpenRefused::Replayed);
-        }
-        self.opened_any = true;
-        // Numbers end at 2^45 (the window refuses the rest), phases at 2^13.
-        let phase = u32::try_from(packet_number >> PHASE_BITS).unwrap_or(u32::MAX);
-        self.highest_phase = self.highest_phase.max(phase);
         Ok(())
+    }
+
+    /// Marks numbers of a block, whose frames this lane has opened, as seen;
+    /// returns those that had not been seen. Only their frames may be
+    /// delivered.
+    #[inline]
+    #[must_use]
+    pub fn commit(&mut self, block: Block, mask: u32) -> u32 {
+        let fresh = self.window.commit_block(block, mask);
+        if fresh != 0 {
+            self.opened_any = true;
+            self.highest_phase = self.highest_phase.max(block.phase(PHASE_BITS));
+        }
+        fresh
+    }
+
+    /// Starts to load what opening a frame takes into the cache.
+    #[inline]
+    pub fn prefetch(&self) {
+        A::prefetch(&self.key);
     }
 
     /// True once, after the lane has opened its first frame at this worker.
@@ -424,6 +438,7 @@ mod tests {
         let parts = sealing.seal(&mut sealed[..4]).ok().unwrap();
         sealed[4..].copy_from_slice(&parts.tag);
 
+        let (block, bit) = Block::of(0).unwrap();
         let mut forged = sealed;
         forged[0] ^= 1;
         let refused = here.open(&parts.header, 0, &mut forged);
@@ -435,11 +450,16 @@ mod tests {
         let mut copy = sealed;
         assert_eq!(here.open(&parts.header, 0, &mut copy), Ok(()));
         assert_eq!(copy[..4], [5; 4]);
+        assert!(
+            !here.first_open() && there.check(0).is_ok(),
+            "not committed"
+        );
+        assert_eq!(here.commit(block, bit), bit);
         assert!(here.first_open() && !here.first_open());
         // The other worker knows at once, before and after opening.
         assert_eq!(there.check(0), Err(OpenRefused::Replayed));
-        let refused = there.open(&parts.header, 0, &mut sealed);
-        assert_eq!(refused, Err(OpenRefused::Replayed));
+        assert_eq!(there.open(&parts.header, 0, &mut sealed), Ok(()));
+        assert_eq!(there.commit(block, bit), 0);
         assert!(!there.first_open());
         assert_eq!((here.failed_opens(), there.failed_opens()), (1, 0));
     }

@@ -4,8 +4,10 @@
 
 #[cfg(feature = "io")]
 pub(crate) mod netdev;
+mod prefetch;
 #[cfg(feature = "crypto-ring")]
 mod wiped;
 
+pub(crate) use prefetch::prefetch;
 #[cfg(feature = "crypto-ring")]
 pub(crate) use wiped::Wiped;

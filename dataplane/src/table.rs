@@ -11,6 +11,7 @@ use crate::counters::TxDrop;
 use crate::ids::{Epoch, NodeId, PeerIndex, Spi};
 use crate::outer::OuterHeader;
 use crate::sa::{RxLane, TxLane};
+use crate::sys;
 
 /// Why a lane was not installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -84,6 +85,14 @@ impl<A: Aead> RxTable<A> {
         *slot = None;
         self.lanes -= 1;
         true
+    }
+
+    /// Starts to load the lane that this SPI may name into the cache.
+    #[inline]
+    pub fn prefetch(&self, spi: Spi) {
+        if let Some(Some(lane)) = self.slots.get(spi.index()) {
+            sys::prefetch(lane.as_ref());
+        }
     }
 
     /// The lane with exactly this SPI: index and generation.

@@ -34,9 +34,9 @@ pub const PACKET_NUMBERS: u64 = 1 << (LAP_BITS + 32);
 /// than 31 more is always refused once its slot has moved on.
 pub const WINDOW_DEPTH: u64 = ((SLOTS as u64) - 1) << BLOCK_BITS;
 
-/// Which packet numbers of a lane have been seen. 2 KiB, one allocation.
+/// Which packet numbers of a lane have been seen: 2 KiB.
 pub struct Window {
-    slots: Box<[AtomicU64; SLOTS]>,
+    slots: [AtomicU64; SLOTS],
 }
 
 impl Default for Window {
@@ -45,41 +45,64 @@ impl Default for Window {
     }
 }
 
-/// Where a packet number is kept.
-struct Place {
-    slot: usize,
-    /// Generation, in the upper half of a slot's value.
+/// Packet numbers that share a slot, 32 of them: what one compare-and-swap
+/// marks. A burst in order needs two or three instead of 64.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    slot: u8,
+    /// In the upper half, as in a slot's value.
     generation: u64,
-    /// One bit of the lower half.
-    bit: u64,
 }
 
-impl Place {
-    /// `None` for a number that no lane may use.
+impl Block {
+    /// The block of a packet number and the number's bit in its masks; `None`
+    /// for a number that no lane may use.
     #[inline]
-    fn of(packet_number: u64) -> Option<Self> {
+    pub fn of(packet_number: u64) -> Option<(Self, u32)> {
         if packet_number >= PACKET_NUMBERS {
             return None;
         }
-        Some(Self {
-            slot: (packet_number >> BLOCK_BITS) as usize % SLOTS,
+        let block = Self {
+            #[allow(clippy::cast_possible_truncation)] // 256 slots
+            slot: (packet_number >> BLOCK_BITS) as u8,
             generation: packet_number >> LAP_BITS << 32,
-            bit: 1 << (packet_number % (1 << BLOCK_BITS)),
-        })
+        };
+        Some((block, 1 << (packet_number % (1 << BLOCK_BITS))))
     }
 
-    /// The slot's value after a commit of this number, or `None` if `value`
-    /// shows it as seen or too old.
+    /// The packet numbers' part above `bits`, which a block never straddles.
     #[inline]
-    fn after(&self, value: u64) -> Option<u64> {
+    pub fn phase(self, bits: u32) -> u32 {
+        // 2^45 numbers: what is left above 32 bits are 13.
+        u32::try_from((self.generation >> 32 << LAP_BITS) >> bits).unwrap_or(u32::MAX)
+    }
+
+    /// Those bits of `mask` that a slot of this value does not show as seen,
+    /// nor as too old.
+    #[inline]
+    fn fresh(self, value: u64, mask: u32) -> u32 {
         let generation = value & !u64::from(u32::MAX);
-        if generation < self.generation {
-            return Some(self.generation | self.bit);
+        #[allow(clippy::cast_possible_truncation)] // the lower half
+        let seen = value as u32;
+        if generation == self.generation {
+            mask & !seen
+        } else if generation < self.generation {
+            mask
+        } else {
+            0
         }
-        if generation > self.generation || value & self.bit != 0 {
-            return None;
-        }
-        Some(value | self.bit)
+    }
+
+    /// The slot's value with `mask` marked, given that some of it is fresh.
+    #[inline]
+    fn marked(self, value: u64, mask: u32) -> u64 {
+        let generation = value & !u64::from(u32::MAX);
+        let seen = if generation == self.generation {
+            value
+        } else {
+            self.generation
+        };
+        seen | u64::from(mask)
     }
 }
 
@@ -87,7 +110,7 @@ impl Window {
     /// A window in which nothing was seen.
     pub fn new() -> Self {
         Self {
-            slots: Box::new(std::array::from_fn(|_| AtomicU64::new(0))),
+            slots: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
@@ -95,12 +118,12 @@ impl Window {
     /// is opened, to save the work. Changes nothing.
     #[inline]
     pub fn check(&self, packet_number: u64) -> bool {
-        // Relaxed here and in `commit`: every decision is about one word, which
-        // has a total order of changes of its own; nothing else is published.
-        Place::of(packet_number).is_some_and(|place| {
-            place
-                .after(self.slots[place.slot].load(Ordering::Relaxed))
-                .is_some()
+        // Relaxed here and in `commit_block`: every decision is about one word,
+        // which has a total order of changes of its own; nothing else is
+        // published.
+        Block::of(packet_number).is_some_and(|(block, bit)| {
+            let value = self.slots[usize::from(block.slot)].load(Ordering::Relaxed);
+            block.fresh(value, bit) != 0
         })
     }
 
@@ -110,18 +133,27 @@ impl Window {
     #[inline]
     #[must_use]
     pub fn commit(&self, packet_number: u64) -> bool {
-        let Some(place) = Place::of(packet_number) else {
-            return false;
-        };
-        let slot = &self.slots[place.slot];
+        Block::of(packet_number).is_some_and(|(block, bit)| self.commit_block(block, bit) != 0)
+    }
+
+    /// [`Self::commit`] for several numbers of one block at once, a bit each;
+    /// returns those that were neither seen before nor too old.
+    #[inline]
+    #[must_use]
+    pub fn commit_block(&self, block: Block, mask: u32) -> u32 {
+        let slot = &self.slots[usize::from(block.slot)];
         let mut value = slot.load(Ordering::Relaxed);
-        while let Some(after) = place.after(value) {
-            match slot.compare_exchange_weak(value, after, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return true,
+        loop {
+            let fresh = block.fresh(value, mask);
+            if fresh == 0 {
+                return 0;
+            }
+            let marked = block.marked(value, mask);
+            match slot.compare_exchange_weak(value, marked, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return fresh,
                 Err(now) => value = now,
             }
         }
-        false
     }
 }
 
@@ -179,6 +211,23 @@ mod tests {
             for n in numbers {
                 prop_assert_eq!(window.check(n), model.check(n), "check {}", n);
                 prop_assert_eq!(window.commit(n), model.commit(n), "commit {}", n);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_of_a_block_at_once_are_as_one_by_one(
+            blocks in prop::collection::vec((0u64..1200, any::<u32>()), 1..200)
+        ) {
+            let (window, single) = (Window::new(), Window::new());
+            for (number, mask) in blocks {
+                let first = number << 5;
+                let (block, _) = Block::of(first).unwrap();
+                let one_by_one = (0..32)
+                    .filter(|bit| mask >> bit & 1 != 0 && single.commit(first + bit))
+                    .fold(0, |fresh, bit| fresh | 1 << bit);
+                prop_assert_eq!(window.commit_block(block, mask), one_by_one);
             }
         }
     }

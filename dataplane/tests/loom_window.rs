@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use loom::thread;
-use tipsec_dataplane::window::Window;
+use tipsec_dataplane::window::{Block, Window};
 
 /// Commits `prepare`, then `left` and `right` at the same time; hands what
 /// both said to `judge`, with the window.
@@ -67,5 +67,20 @@ fn same_new_number_moves_a_slot_once() {
     race(&[5], NEW, NEW, |left, right, window| {
         assert!(left ^ right);
         assert!(!window.check(NEW));
+    });
+}
+
+#[test]
+fn overlapping_masks_win_each_number_once() {
+    const FIRST: u64 = 1 << 13;
+    loom::model(|| {
+        let window = Arc::new(Window::new());
+        let (block, _) = Block::of(FIRST).unwrap();
+        let shared = Arc::clone(&window);
+        let other = thread::spawn(move || shared.commit_block(block, 0b0110));
+        let left = window.commit_block(block, 0b0011);
+        let right = other.join().unwrap();
+        assert_eq!((left & right, left | right), (0, 0b0111));
+        assert!(window.check(FIRST + 3) && !window.check(FIRST + 1));
     });
 }

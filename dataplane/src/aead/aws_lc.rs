@@ -3,7 +3,8 @@
 //! A key is a context on AWS-LC's own heap, and its `OPENSSL_free` cleanses
 //! what it frees (aws-lc `crypto/mem.c`). When a tag does not match, AWS-LC
 //! zeroes the buffer (`crypto/fipsmodule/cipher/aead.c`, `EVP_AEAD_CTX_open`);
-//! a test holds it to that.
+//! a test holds it to that. The context cannot be seen from here, so there is
+//! nothing to prefetch.
 
 use ::aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305};
 use ::aws_lc_rs::aead::{LessSafeKey, Nonce as LcNonce, UnboundKey};

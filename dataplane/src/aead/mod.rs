@@ -54,6 +54,9 @@ pub trait Aead: Send + 'static {
     /// Builds the key schedule (some 150 ns: once per lane, never per frame).
     fn key(secret: &LaneSecret) -> Self::Key;
 
+    /// Starts to load a key's schedule into the cache. Changes nothing else.
+    fn prefetch(_: &Self::Key) {}
+
     /// Encrypts `payload` in place and returns the tag.
     fn seal(
         key: &Self::Key,

@@ -67,6 +67,11 @@ impl Aead for Ring {
     }
 
     #[inline]
+    fn prefetch(key: &Key) {
+        crate::sys::prefetch(&*key.0);
+    }
+
+    #[inline]
     fn seal(
         key: &Key,
         nonce: Nonce,
