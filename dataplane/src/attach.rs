@@ -377,20 +377,32 @@ impl Attachment {
     }
 }
 
-/// Names the program on a NIC, if there is one.
-fn refuse_occupied(interface: &Interface) -> Result<(), AttachError> {
-    // If the question fails, the attachment itself is still exclusive.
-    let Ok(Some(id)) = xdp_program_id(interface.index) else {
-        return Ok(());
+/// The XDP program on the device with this index, in whichever mode. Its name
+/// needs CAP_SYS_ADMIN; without, it is empty.
+///
+/// # Errors
+/// The kernel's: no such device.
+pub fn attached_program(ifindex: u32) -> io::Result<Option<ProgramName>> {
+    let Some(id) = xdp_program_id(ifindex)? else {
+        return Ok(None);
     };
     let name = loaded_programs()
         .flatten()
         .find(|program| program.id() == id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
         .unwrap_or_default();
+    Ok(Some(ProgramName { id, name }))
+}
+
+/// Names the program on a NIC, if there is one.
+fn refuse_occupied(interface: &Interface) -> Result<(), AttachError> {
+    // If the question fails, the attachment itself is still exclusive.
+    let Ok(Some(program)) = attached_program(interface.index) else {
+        return Ok(());
+    };
     Err(AttachError::Occupied {
         interface: interface.name.clone(),
-        program: ProgramName { id, name },
+        program,
     })
 }
 

@@ -1,19 +1,23 @@
 //! `tipsecd`: the daemon of one node.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tipsec_control::config::{Config, DEFAULT_CONFIG};
+use tipsec_control::shell::check::Report;
 use tipsec_control::shell::start::start;
 use tracing_subscriber::EnvFilter;
 
 /// Encrypted cluster transport: seals every frame between this node and its
 /// peers, over AF_XDP.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 fine, 1 something prevents operation, 2 bad usage."
+)]
 struct Arguments {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
@@ -22,6 +26,15 @@ struct Arguments {
     /// Read and check the configuration, and do nothing else
     #[arg(long)]
     check_config: bool,
+
+    /// Read configuration and machine, say line by line what is fine and what
+    /// to change, and change nothing; what only root can read is then unknown
+    #[arg(long, conflicts_with = "check_config")]
+    check: bool,
+
+    /// With --check: one JSON object instead of text
+    #[arg(long, requires = "check")]
+    json: bool,
 }
 
 fn main() -> ExitCode {
@@ -33,8 +46,8 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    match serve(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&arguments) {
+        Ok(code) => code,
         Err(error) => {
             let mut told = error.to_string();
             tracing::error!("{told}");
@@ -53,14 +66,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // No core dump, and no reading of our memory by others of the same user:
     // the process holds keys.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    if arguments.check {
+        return Ok(check(arguments)?);
+    }
     let config = Config::load(&arguments.config)?;
     if arguments.check_config {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     start(&config)?.run()?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(arguments: &Arguments) -> std::io::Result<ExitCode> {
+    let report = Report::of_machine(&arguments.config);
+    let mut out = std::io::stdout().lock();
+    let text = if arguments.json {
+        report.to_json()
+    } else {
+        report.to_text(out.is_terminal() && std::env::var_os("NO_COLOR").is_none())
+    };
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(ExitCode::from(u8::from(report.prevents_operation())))
 }

@@ -2,9 +2,11 @@
 //!
 //! [`start`] builds a [`daemon::Daemon`] from a configuration: a loop around a
 //! [`node::Node`], which turns what sockets and workers say into the machine's
-//! inputs, and the machine's actions into what they are told.
+//! inputs, and the machine's actions into what they are told. [`check`] only looks,
+//! and says what is fine and what to change.
 
 pub mod admin_server;
+pub mod check;
 pub mod clock;
 pub mod daemon;
 pub mod hub;

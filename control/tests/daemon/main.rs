@@ -8,6 +8,7 @@
 
 mod admin;
 mod admin_abuse;
+mod check;
 mod crash;
 mod device;
 mod identity;
