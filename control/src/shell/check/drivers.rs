@@ -52,6 +52,13 @@ pub(super) fn modes(driver: &str) -> Option<Modes> {
     Some(Modes { native, zero_copy })
 }
 
+/// Whether a driver's flow rules know IP flows alone, and no Ethernet addresses
+/// (`flow-type ether`).
+pub(super) fn steers_ip_alone(driver: &str) -> bool {
+    // i40e_check_fdir_input_set, and the driver's page in the kernel documents.
+    driver == "i40e"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

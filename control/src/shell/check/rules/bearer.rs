@@ -140,7 +140,7 @@ fn mode(area: &mut Area<'_>, facts: &Facts, bearer: &Bearer, nic: &Nic) {
     };
     let version = kernel_version(&facts.kernel.release);
     let zero_copy = modes.zero_copy.is_in(version);
-    let native = modes.native.is_in(version) && !keeps_xdp_out(area, bearer, nic);
+    let native = modes.native.is_in(version) && !keeps_xdp_out(area, facts, bearer, nic);
     let at = &bearer.at.mode;
     match (bearer.mode, native, zero_copy) {
         (ModeChoice::ZeroCopy, false, _) | (ModeChoice::ZeroCopy, _, false) => area.stop(
@@ -178,30 +178,58 @@ fn mode(area: &mut Area<'_>, facts: &Facts, bearer: &Bearer, nic: &Nic) {
     }
 }
 
-/// virtio takes no XDP program while the host merges received frames and the
-/// guest cannot make it stop.
-fn keeps_xdp_out(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) -> bool {
-    let is_virtio = nic
-        .driver
-        .as_ref()
-        .is_some_and(|driver| driver.name == "virtio_net");
+/// What makes a driver that has XDP refuse a program.
+fn keeps_xdp_out(area: &mut Area<'_>, facts: &Facts, bearer: &Bearer, nic: &Nic) -> bool {
+    match &nic.driver {
+        Some(driver) if driver.name == "virtio_net" => host_merges(area, bearer, nic),
+        // Amazon's own driver, which has versions of its own, needs no half.
+        Some(driver) if driver.name == "ena" && driver.version == facts.kernel.release => {
+            channels_are_short(area, bearer, nic)
+        }
+        _ => false,
+    }
+}
+
+/// virtio takes no program while the host merges received frames and the guest
+/// cannot make it stop.
+fn host_merges(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) -> bool {
     let merging = nic
         .features
         .get("rx-gro-hw")
         .is_some_and(|gro| gro.on && !gro.changeable);
-    if is_virtio && merging {
+    if merging {
         area.change(
             "host offloads",
             "the host merges received frames and does not let the guest switch that off: the \
              driver refuses XDP",
             format!(
-                "at the host, for the NIC behind {}: guest_tso4=off,guest_tso6=off,guest_ufo=off \
-                 or ctrl_guest_offloads=on (QEMU)",
+                "at the host, for the NIC behind {}: ctrl_guest_offloads=on, or \
+                 guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off (QEMU)",
                 bearer.interface
             ),
         );
     }
-    is_virtio && merging
+    merging
+}
+
+/// The kernel's ena driver gives each queue another one to send XDP frames.
+fn channels_are_short(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) -> bool {
+    let Some(queues) = nic.queues.filter(|queues| queues.rx > queues.rx_max / 2) else {
+        return false;
+    };
+    area.change(
+        "channels",
+        format!(
+            "{} of {} are in use: the driver refuses XDP above half",
+            queues.rx, queues.rx_max
+        ),
+        format!(
+            "ethtool -L {} combined {}",
+            bearer.interface,
+            (queues.rx_max / 2).max(1)
+        ),
+    );
+    true
 }
 
 fn program(area: &mut Area<'_>, facts: &Facts, bearer: &Bearer, nic: &Nic) {

@@ -1,6 +1,7 @@
 //! Whether the cluster's frames reach the queue that is configured.
 
 use super::Area;
+use crate::shell::check::drivers;
 use crate::shell::check::facts::{Bearer, Link, Nic};
 
 pub(super) fn queue(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
@@ -64,12 +65,22 @@ fn steering(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
         Link::Usable { mac, .. } => mac.as_str(),
         _ => "MAC",
     };
-    let ntuple = nic.features.get("rx-ntuple-filter");
+    let steers_ip_alone = nic
+        .driver
+        .as_ref()
+        .is_some_and(|driver| drivers::steers_ip_alone(&driver.name));
+    let ntuple = nic
+        .features
+        .get("rx-ntuple-filter")
+        .filter(|_| !steers_ip_alone);
     let rule = format!("ethtool -N {name} flow-type ether dst {mac} action {queue}");
     let advice = match ntuple {
         Some(ntuple) if ntuple.on => rule,
         Some(ntuple) if ntuple.changeable => format!("ethtool -K {name} ntuple on && {rule}"),
-        _ => format!("this NIC has no flow rules: set {} to 0", bearer.at.queue),
+        _ => format!(
+            "this driver has no rules for that: set {} to 0, or leave the NIC one queue (`ethtool -L`)",
+            bearer.at.queue
+        ),
     };
     area.change(
         "steering",

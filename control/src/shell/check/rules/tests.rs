@@ -690,6 +690,15 @@ fn drivers_and_modes() {
     host_merges(&mut facts, ModeChoice::Auto);
     let subjects = ["host offloads", "driver"].map(|subject| (subject.to_owned(), Status::Change));
     assert_eq!(trouble(&facts), subjects);
+    // By the number of channels: 4 of 8 are half, 5 are more.
+    let mut facts = fit();
+    driver(&mut facts, "ena", ModeChoice::Auto);
+    assert_eq!(trouble(&facts), []);
+    nic(&mut facts).queues.as_mut().unwrap().rx = 5;
+    let subjects = ["channels", "driver"].map(|subject| (subject.to_owned(), Status::Change));
+    assert_eq!(trouble(&facts), subjects);
+    nic(&mut facts).driver.as_mut().unwrap().version = "2.17.2g".into();
+    assert_eq!(trouble(&facts), []);
 }
 
 #[test]
@@ -749,6 +758,15 @@ fn queues_and_steering() {
             &|f| {
                 queue(f, 3);
                 nic(f).features.clear();
+            },
+            "steering",
+            Change,
+            &["set bearer.queue (t.toml:5) to 0"],
+        ),
+        (
+            &|f| {
+                queue(f, 3);
+                nic(f).driver.as_mut().unwrap().name = "i40e".into();
             },
             "steering",
             Change,
