@@ -1,6 +1,6 @@
 //! `tipsecd`: the daemon of one node.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -89,7 +89,10 @@ fn check(arguments: &Arguments) -> std::io::Result<ExitCode> {
     } else {
         report.to_text(out.is_terminal() && std::env::var_os("NO_COLOR").is_none())
     };
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who read as much as they wanted, such as `head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     Ok(ExitCode::from(u8::from(report.prevents_operation())))
 }

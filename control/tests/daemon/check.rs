@@ -3,6 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
@@ -198,6 +199,13 @@ fn what_is_in_the_way_is_found() {
     checked.says("state_dir", "stop", &["chmod 0700"]);
     fs::remove_dir(&state).unwrap();
 
+    // A socket that nobody serves is no hindrance, and is left for the start.
+    drop(UnixListener::bind(lab.dir.join("1.sock")).unwrap());
+    let checked = Checked::of(&lab, &good, &[]);
+    assert_eq!(checked.stops(), Vec::<&str>::new());
+    checked.says("admin socket", "ok", &["dead daemon"]);
+    fs::remove_file(lab.dir.join("1.sock")).unwrap();
+
     fs::write(lab.dir.join("1.sock"), "").unwrap();
     let checked = Checked::of(&lab, &good, &[]);
     assert_eq!(checked.stops(), ["admin socket"]);
@@ -292,6 +300,27 @@ fn who_may_not_look_is_told_so() {
     // A daemon that may do a part of it would not start.
     let checked = Checked::of(&lab, &text, &["setpriv", "--bounding-set=-net_raw"]);
     assert_eq!(checked.stops(), ["CAP_NET_RAW"]);
+}
+
+#[test]
+fn another_namespaces_sysfs_is_not_believed() {
+    let Some(lab) = Lab::new(1) else { return };
+    let file = lab.dir.join("1.toml");
+    fs::write(&file, config(&lab, 1)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tipsecd"));
+    command.args(["--check", "--json", "--config"]).arg(&file);
+    // Unlike `ip netns exec`, this leaves /sys as it is.
+    let output = lab.inside(&lab.node(1), || command.output().unwrap());
+    let report = serde_json::from_slice(&output.stdout).unwrap();
+    let checked = Checked {
+        code: output.status.code(),
+        report,
+    };
+    assert_eq!((checked.code, checked.stops()), (Some(0), vec![]));
+    checked.says("sysfs", "unknown", &["another network namespace"]);
+    for subject in ["link", "MTU", "queue", "driver", "XDP program"] {
+        checked.says(subject, "ok", &[]);
+    }
 }
 
 #[test]

@@ -139,7 +139,10 @@ fn privilege() -> Privilege {
             "open AF_XDP and packet sockets",
         ),
     ];
-    let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let sets = capabilities(None);
+    // Unreadable (a filter on capget): nothing is known of the daemon's.
+    let readable = sets.is_ok();
+    let effective = sets.map_or(CapabilitySet::empty(), |sets| sets.effective);
     let missing: Vec<_> = needs
         .iter()
         .filter(|(any_of, ..)| !effective.intersects(*any_of))
@@ -147,7 +150,7 @@ fn privilege() -> Privilege {
         .collect();
     let root = rustix::process::geteuid().is_root();
     Privilege {
-        as_daemon: root || missing.len() < needs.len(),
+        as_daemon: readable && (root || missing.len() < needs.len()),
         missing,
         memlock_limit: getrlimit(Resource::Memlock)
             .current

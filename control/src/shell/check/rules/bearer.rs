@@ -105,17 +105,17 @@ fn membership(area: &mut Area<'_>, bearer: &Bearer, sysfs: &Sysfs) {
         area.ok("membership", format!("in VRF {}", master.name));
         return;
     }
-    let kind = if master.kind.is_empty() {
-        "device"
-    } else {
-        &master.kind
+    let kind = match master.kind.as_str() {
+        "" => "device",
+        kind => kind,
+    };
+    let why = match kind {
+        "bond" | "team" => "frames for its address may arrive at the other ports",
+        _ => "control frames do not get past it",
     };
     area.stop(
         "membership",
-        format!(
-            "it is a port of {kind} {}, which takes its frames",
-            master.name
-        ),
+        format!("it is a port of {kind} {}: {why}", master.name),
         format!(
             "ip link set {name} nomaster, or another {}",
             bearer.at.interface
