@@ -47,17 +47,21 @@ pub(super) fn queue(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
 fn steering(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
     let (name, queue) = (&bearer.interface, bearer.queue);
     let rules = nic.flow_rules.unwrap_or(0);
-    if rules > 0 {
-        area.ok(
-            "steering",
-            format!("{rules} flow rules; `ethtool -n {name}` lists them"),
-        );
-        return;
-    }
     if queue == 0 {
         area.ok(
             "steering",
-            "no flow rules: frames with an EtherType of their own mostly arrive in queue 0",
+            format!(
+                "{rules} flow rules; without one, frames with an EtherType of their own mostly \
+                 arrive in queue 0"
+            ),
+        );
+        return;
+    }
+    if rules > 0 {
+        area.unknown(
+            "steering",
+            format!("{rules} flow rules; whether one leads to queue {queue} is not read"),
+            format!("ethtool -n {name}"),
         );
         return;
     }

@@ -774,9 +774,10 @@ fn queues_and_steering() {
         ),
     ]);
     let mut facts = fit();
-    queue(&mut facts, 3);
     nic(&mut facts).flow_rules = Some(1);
     assert_eq!(trouble(&facts), []);
+    queue(&mut facts, 3);
+    assert_eq!(trouble(&facts), [("steering".to_owned(), Unknown)]);
 }
 
 #[test]
