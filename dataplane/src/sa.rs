@@ -114,6 +114,12 @@ impl<A: Aead> TxLane<A> {
         Ok(SealedParts { header, tag })
     }
 
+    /// Starts to load what sealing a frame takes into the cache.
+    #[inline]
+    pub fn prefetch(&self) {
+        A::prefetch(&self.key);
+    }
+
     /// Charges `cost` (packets plus AES blocks) and takes a packet number.
     #[inline]
     fn take_number(&mut self, cost: u64) -> Result<u64, SealRefused> {

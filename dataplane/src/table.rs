@@ -246,6 +246,15 @@ impl<A: Aead> TxTable<A> {
         }
     }
 
+    /// Starts to load a peer's lane into the cache.
+    #[inline]
+    pub fn prefetch(&self, peer: PeerIndex) {
+        let entry = self.peers.get(usize::from(peer.0));
+        if let Some(lane) = entry.and_then(|entry| entry.lane.as_deref()) {
+            sys::prefetch(lane);
+        }
+    }
+
     /// What is sealed for a peer goes this way from now on, or nowhere.
     pub fn set_path(&mut self, peer: PeerIndex, path: Option<OuterHeader>) {
         if let Some(entry) = self.peers.get_mut(usize::from(peer.0)) {

@@ -1,4 +1,5 @@
-//! The send pipeline: lookup → number → seal in place → outer header.
+//! The send pipeline: prefetch, then lookup → number → seal in place → outer
+//! header.
 //!
 //! A [`Plain`] goes in, a [`Sealed`] comes out, and only this module makes one:
 //! nothing that was not sealed can reach a bearer. Imports `table`, `sa`,
@@ -84,6 +85,16 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     mut events: impl FnMut(Event),
 ) {
     let count = plain.len().min(sealed.remaining_capacity());
+    // Side by side, so that the cache misses of many peers overlap: each
+    // entry's lane, then each lane's key.
+    for item in &plain[..count] {
+        table.prefetch(item.to);
+    }
+    for item in &plain[..count] {
+        if let Some(lane) = table.lane(item.to) {
+            lane.prefetch();
+        }
+    }
     for mut item in plain.drain(..count) {
         let peer_counters = counters.peer(item.to);
         let result = table.ready(item.to, item.class).and_then(|(lane, path)| {
