@@ -1,12 +1,24 @@
 //! The tap device: how unchanged applications reach the cluster.
 //!
-//! [`TapPort`] is what a worker sees; [`device::Tap`] is the kernel's.
+//! [`TapPort`] is what a worker sees; [`device::Tap`] is the kernel's. The rest
+//! touches no descriptor: [`segment`] cuts large frames, [`coalesce`] joins
+//! segments, [`partial`] leaves checksums open.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub mod checksum;
+pub mod coalesce;
 #[cfg(feature = "io")]
 pub mod device;
+pub mod packet;
+pub mod partial;
+pub mod segment;
+pub mod vnet;
+
+/// More than the longest frame of a tap in bytes: 65,536 of IP, and its
+/// Ethernet header with VLAN tags.
+pub const FRAME_MAX: usize = 65_536 + 64;
 
 /// Ethernet frames from and to the host, without waiting.
 pub trait TapPort {
