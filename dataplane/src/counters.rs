@@ -92,6 +92,9 @@ reasons! {
         TooLong = "tx_too_long",
         /// Too short to be an Ethernet frame.
         TooShort = "tx_too_short",
+        /// The host wants it cut, or its checksum filled, where the frame has
+        /// no such place.
+        BadOffload = "tx_bad_offload",
         /// The NIC lost it after it was sealed (EBUSY, device gone).
         LinkLost = "tx_link_lost",
     }
@@ -135,6 +138,11 @@ impl PeerCounters {
         self.rx[reason as usize].add(1);
     }
 
+    /// Counts `frames` from the peer that were lost together.
+    pub fn rx_drop_joined(&self, reason: RxDrop, frames: u64) {
+        self.rx[reason as usize].add(frames);
+    }
+
     /// Counts `frames` for the peer that were not sent.
     pub fn tx_drop(&self, reason: TxDrop, frames: u64) {
         self.tx[reason as usize].add(frames);
@@ -165,6 +173,10 @@ pub struct WorkerCounters {
     pub received_frames: Counter,
     /// Frames handed to the bearer.
     pub transmitted_frames: Counter,
+    /// Frames read from the tap; a large one is cut into several.
+    pub tap_reads: Counter,
+    /// Frames that the tap took; a large one was joined from several.
+    pub tap_writes: Counter,
     /// Events that found no room on their way to the control thread.
     pub events_lost: Counter,
     /// Lanes that a table refused: installed before, or no place for them.
@@ -181,6 +193,8 @@ impl WorkerCounters {
             sleeps: Counter::default(),
             received_frames: Counter::default(),
             transmitted_frames: Counter::default(),
+            tap_reads: Counter::default(),
+            tap_writes: Counter::default(),
             events_lost: Counter::default(),
             installs_refused: Counter::default(),
         }

@@ -6,7 +6,7 @@
 const KIND_MASK: u8 = 0x0f;
 /// The frame goes to every node's tap, not to one.
 const FLAG_GROUP: u8 = 0x10;
-/// The inner checksum is for the receiver to fill (segmentation offload).
+/// The inner TCP or UDP checksum is open, its field zero.
 const FLAG_CHECKSUM: u8 = 0x20;
 
 /// Bytes of a probe's plaintext.
@@ -19,7 +19,8 @@ pub enum Payload {
     Tap {
         /// For every node: the receiver's destination address is broadcast.
         group: bool,
-        /// The sender left the inner checksum to the receiver.
+        /// Nobody has computed the inner TCP or UDP checksum; the receiver's
+        /// host is told so.
         checksum_pending: bool,
     },
     /// A [`Probe`].

@@ -5,6 +5,8 @@
 #[cfg(feature = "io")]
 pub(crate) mod netdev;
 mod prefetch;
+#[cfg(feature = "io")]
+pub(crate) mod tun;
 #[cfg(feature = "crypto-ring")]
 mod wiped;
 

@@ -1,11 +1,15 @@
 //! The tap device: how unchanged applications reach the cluster.
 //!
-//! [`TapPort`] is what a worker sees; [`device::Tap`] is the kernel's. The rest
-//! touches no descriptor: [`segment`] cuts large frames, [`coalesce`] joins
-//! segments, [`partial`] leaves checksums open.
+//! [`TapPort`] is what a worker sees; [`device::TapQueue`] is the kernel's. The
+//! host gives and takes large frames, which never travel: [`segment`] cuts
+//! them, [`coalesce`] joins segments again, and [`partial`] leaves checksums
+//! open on the way. These and what they are made of ([`packet`], [`checksum`],
+//! [`vnet`]) touch no descriptor.
 
 use std::io;
 use std::os::fd::BorrowedFd;
+
+use vnet::VnetBytes;
 
 pub mod checksum;
 pub mod coalesce;
@@ -20,20 +24,47 @@ pub mod vnet;
 /// Ethernet header with VLAN tags.
 pub const FRAME_MAX: usize = 65_536 + 64;
 
-/// Ethernet frames from and to the host, without waiting.
+/// Ethernet frames from and to the host, without waiting, each with its
+/// virtio-net header ([`vnet::VnetHeader`]).
 pub trait TapPort {
-    /// Reads one frame into `room`; `None` if none waits.
+    /// Reads one frame: its header, then as much as fits into `room`, the rest
+    /// into `overflow`, which is [`FRAME_MAX`] bytes less `room`'s; returns the
+    /// frame's length in bytes without the header, `None` if no frame waits.
     ///
     /// # Errors
     /// The kernel's: the device is gone or down.
-    fn read(&mut self, room: &mut [u8]) -> io::Result<Option<usize>>;
+    fn read(
+        &mut self,
+        header: &mut VnetBytes,
+        room: &mut [u8],
+        overflow: &mut [u8],
+    ) -> io::Result<Option<usize>>;
 
     /// Writes one frame; false if the device takes no more now.
     ///
     /// # Errors
-    /// The kernel's: the device is gone or down.
-    fn write(&mut self, frame: &[u8]) -> io::Result<bool>;
+    /// The kernel's: the device is gone or down; `InvalidInput` if it does not
+    /// take this frame.
+    fn write(&mut self, header: &VnetBytes, frame: &[u8]) -> io::Result<bool>;
 
     /// Readable when a frame waits.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Takes this queue out of the kernel's choice, so that it steers flows to
+    /// the device's other queues; returns how many frames waited here, which
+    /// are lost. Does nothing to the only queue of a device.
+    ///
+    /// # Errors
+    /// The kernel's; then the queue stays as it is.
+    fn detach(&mut self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    /// Makes a detached queue one of the device's again.
+    ///
+    /// # Errors
+    /// The kernel's; then the queue stays as it is.
+    fn attach(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

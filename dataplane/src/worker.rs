@@ -11,6 +11,7 @@
 //! locks or logs per frame; a failure is a count. Imports everything of the
 //! pipelines and the traits of bearer and tap, neither's kernel side.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ use crate::outer::Encapsulation;
 use crate::rx::{Opened, open_burst};
 use crate::table::{RxTable, TxTable};
 use crate::tap::TapPort;
+use crate::tap::coalesce::Coalescer;
+use crate::tap::segment::Segmenter;
 use crate::tx::{Plain, Sealed, seal_burst};
 
 mod commands;
@@ -69,6 +72,10 @@ pub struct Worker<A: Aead, B: Bearer, T> {
     fault: Arc<OnceLock<BearerError>>,
     tap: T,
     tap_rest: TapRest,
+    /// A large frame of the tap that is being cut.
+    segmenter: Segmenter,
+    /// Received segments on their way to the tap.
+    coalescer: Coalescer,
     rx: RxTable<A>,
     tx: TxTable<A>,
     group: Group,
@@ -109,6 +116,8 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             fault: Arc::default(),
             tap,
             tap_rest: TapRest::default(),
+            segmenter: Segmenter::new(),
+            coalescer: Coalescer::new(),
             config,
             channel,
             received: Burst::new(),
@@ -128,6 +137,9 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
 
     /// Works until the control thread says stop.
     pub fn run(&mut self) {
+        // The kernel may add 50 µs to a sleep unless told otherwise: nearly as
+        // long as segments are held. Where it refuses, they wait that longer.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         loop {
             match self.pass() {
                 Pass::Busy => {}
@@ -142,6 +154,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         self.counters.passes.add(1);
         let commands = self.drain_commands();
         if commands == Pass::Stopped {
+            self.flush_all();
             return commands;
         }
         let moved = self.move_frames();
@@ -177,6 +190,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             self.open();
             self.deliver();
         }
+        self.flush_due();
         // Answers to probes, and what an earlier pass could not send.
         self.seal();
         self.transmit()?;
@@ -251,6 +265,12 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         self.opened.clear();
         self.received.clear();
         self.group.abandon();
+        self.flush_all();
+        // Elsewhere its frames find a way; here they would wait for ever.
+        let waiting = self.tap.detach().unwrap_or(0);
+        let uncut = self.segmenter.abandon() as u64;
+        let nobody = &self.counters.nobody;
+        nobody.tx_drop(TxDrop::LinkLost, waiting + uncut);
         if let Some(mut bearer) = self.bearer.take() {
             let nobody = &self.counters.nobody;
             nobody.tx_drop(TxDrop::LinkLost, bearer.unsent() as u64);
@@ -281,4 +301,84 @@ fn drop_unsealed<M: FrameMemory>(
 ) {
     memory.release(frame);
     counters.tx_drop(reason, 1);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::fd::BorrowedFd;
+
+    use super::*;
+    use crate::bearer::memory::{Faults, MemoryBearer, MemorySizes};
+    use crate::command::channel;
+    use crate::mac::MacAddr;
+    use crate::tap::vnet::{Gso, OpenChecksum, VnetBytes, VnetHeader};
+
+    #[cfg(feature = "crypto-aws-lc")]
+    type Cipher = crate::aead::aws_lc::AwsLc;
+    #[cfg(not(feature = "crypto-aws-lc"))]
+    type Cipher = crate::aead::ring::Ring;
+
+    /// A queue in which frames wait.
+    struct QueuedTap(u64);
+
+    impl TapPort for QueuedTap {
+        fn read(
+            &mut self,
+            _: &mut VnetBytes,
+            _: &mut [u8],
+            _: &mut [u8],
+        ) -> io::Result<Option<usize>> {
+            Ok(None)
+        }
+
+        fn write(&mut self, _: &VnetBytes, _: &[u8]) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn detach(&mut self) -> io::Result<u64> {
+            Ok(std::mem::take(&mut self.0))
+        }
+    }
+
+    #[test]
+    fn lost_bearer_takes_what_was_for_it() {
+        let (_control, channel) = channel().unwrap();
+        let (bearer, _other) =
+            MemoryBearer::pair(MemorySizes::default(), Faults::default(), 1).unwrap();
+        let config = WorkerConfig {
+            node: NodeId::new(1).unwrap(),
+            encapsulation: Encapsulation::ethernet(MacAddr([2, 0, 0, 0, 0, 1]), 0x88b5, None),
+            mtu: 1500,
+            peers: 1,
+            spis: 1,
+            polling: Polling::Sleep,
+        };
+        let mut worker = Worker::<Cipher, _, _>::new(config, channel, bearer, QueuedTap(5));
+        // IPv4 and TCP without options, 3,000 bytes of payload.
+        let mut frame = vec![0; 54 + 3000];
+        frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0x0b, 0xe0, 0, 0, 0, 0, 64, 6]);
+        frame[46] = 0x50;
+        let header = VnetHeader {
+            checksum: Some(OpenChecksum {
+                start: 34,
+                offset: 16,
+            }),
+            gso: Gso::TcpV4,
+            gso_size: 1000,
+            header_len: 54,
+        };
+        let started = worker
+            .segmenter
+            .start(&header, &frame, frame.len(), frame.len());
+        assert_eq!(started, Ok(()));
+        worker.lose_bearer(BearerError::DeviceGone);
+        let lost = worker.counters.nobody.tx_drops(TxDrop::LinkLost);
+        assert_eq!(lost, 3 + 5, "uncut, and in the tap's queue");
+        assert!(!worker.segmenter.is_pending());
+    }
 }

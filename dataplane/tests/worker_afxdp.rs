@@ -354,7 +354,15 @@ fn throughput() {
     let bytes = 512 << 20;
     let took = tcp(&a, &b, bytes);
     let gbit = bytes as f64 * 8.0 / took.as_secs_f64() / 1e9;
-    println!("TCP {gbit:.2} Gbit/s");
+    let counters = |node: &Node| Arc::clone(node.worker.as_ref().unwrap().counters());
+    let (from, to) = (counters(&a), counters(&b));
+    println!(
+        "TCP {gbit:.2} Gbit/s; since the start {} frames sealed of {} reads, {} opened for {} writes",
+        a.sealed(&b),
+        from.tap_reads.value(),
+        b.opened(&a),
+        to.tap_writes.value(),
+    );
     a.stop();
     b.stop();
 }

@@ -13,13 +13,19 @@ use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::tap::TapPort;
+use tipsec_dataplane::tap::vnet::VnetBytes;
 use tipsec_dataplane::worker::{Pass, Polling, Worker, WorkerConfig};
 struct NoTap;
 impl TapPort for NoTap {
-    fn read(&mut self, _: &mut [u8]) -> std::io::Result<Option<usize>> {
+    fn read(
+        &mut self,
+        _: &mut VnetBytes,
+        _: &mut [u8],
+        _: &mut [u8],
+    ) -> std::io::Result<Option<usize>> {
         Ok(None)
     }
-    fn write(&mut self, _: &[u8]) -> std::io::Result<bool> {
+    fn write(&mut self, _: &VnetBytes, _: &[u8]) -> std::io::Result<bool> {
         Ok(true)
     }
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

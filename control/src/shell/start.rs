@@ -12,7 +12,7 @@ use tipsec_dataplane::frame::TAP_OVERHEAD;
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::Encapsulation;
-use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError};
+use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError, TapQueue};
 use tipsec_dataplane::worker::{self, Polling, SpawnError, Worker, WorkerConfig, WorkerHandle};
 
 use super::admin_server::{AdminServer, AdminServerError};
@@ -114,7 +114,7 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
         .statistics_fd()
         .map_err(refused("keep the AF_XDP socket's statistics"))?;
     let tap_config = tap_config(config, interface.mtu)?;
-    let tap = Tap::create(&tap_config)?;
+    let tap = Tap::create(&tap_config, 1)?;
     let tap_report = TapReport {
         name: tap.name().to_owned(),
         mtu: tap_config.mtu.into(),
@@ -152,7 +152,8 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
         worker_config,
         worker_end,
         bearer,
-        tap,
+        // As many as were asked for, which is one.
+        tap.into_queues().swap_remove(0),
         core,
     )?;
     let hub = Hub::new(
@@ -241,17 +242,17 @@ fn spawn(
     config: WorkerConfig,
     channel: WorkerEnd,
     bearer: XdpBearer,
-    tap: Tap,
+    tap: TapQueue,
     core: Option<usize>,
 ) -> Result<WorkerHandle, SpawnError> {
     fn with<A: Aead>(
         config: WorkerConfig,
         channel: WorkerEnd,
         bearer: XdpBearer,
-        tap: Tap,
+        tap: TapQueue,
         core: Option<usize>,
     ) -> Result<WorkerHandle, SpawnError> {
-        let worker: Worker<A, XdpBearer, Tap> = Worker::new(config, channel, bearer, tap);
+        let worker: Worker<A, XdpBearer, TapQueue> = Worker::new(config, channel, bearer, tap);
         worker::spawn(worker, core, "tipsec-worker0")
     }
     match provider {

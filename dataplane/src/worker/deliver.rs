@@ -1,54 +1,78 @@
 //! Where opened frames go: the tap, an answer, an event.
 
+use std::io::ErrorKind;
+use std::time::Instant;
+
 use super::Worker;
 use super::commands::write_probe;
 use crate::aead::Aead;
 use crate::bearer::Bearer;
 use crate::command::Event;
-use crate::counters::{RxDrop, TxDrop};
+use crate::counters::{RxDrop, TxDrop, WorkerCounters};
 use crate::payload::{PROBE_LEN, Payload, Probe, ProbeOp};
 use crate::rx::Opened;
 use crate::tap::TapPort;
+use crate::tap::coalesce::{Delivery, Received};
 use crate::tx::Plain;
 
 impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
     /// Hands every opened frame to whom it is for.
     pub(super) fn deliver(&mut self) {
         let mut opened = std::mem::take(&mut self.opened);
+        let now = Instant::now();
         for frame in opened.drain(..) {
             match frame.payload() {
-                Payload::Tap { .. } => self.deliver_to_tap(frame),
+                Payload::Tap {
+                    checksum_pending, ..
+                } => self.deliver_to_tap(frame, checksum_pending, now),
                 Payload::Probe => self.on_probe(frame),
                 Payload::Message => self.refuse(frame, RxDrop::NoReceiver),
             }
         }
     }
 
-    fn deliver_to_tap(&mut self, mut frame: Opened<B::Frame>) {
+    fn deliver_to_tap(
+        &mut self,
+        mut frame: Opened<B::Frame>,
+        checksum_pending: bool,
+        now: Instant,
+    ) {
         let Some(bearer) = &mut self.bearer else {
             return;
         };
-        // No version of this crate leaves a checksum to the receiver yet, and
-        // a frame that claims so would be delivered with a wrong one.
-        let pending = matches!(
-            frame.payload(),
-            Payload::Tap {
-                checksum_pending: true,
-                ..
-            }
-        );
-        let outcome = match frame.tap_frame_mut(bearer, self.config.node) {
-            Some(ethernet) if !pending => match self.tap.write(ethernet) {
-                Ok(true) => None,
-                Ok(false) => Some(RxDrop::TapFull),
-                Err(_) => Some(RxDrop::TapDown),
-            },
-            _ => Some(RxDrop::BadPayload),
-        };
-        match outcome {
-            None => bearer.release(frame.into_frame()),
-            Some(reason) => self.refuse(frame, reason),
+        let peer = frame.peer();
+        let (tap, counters) = (&mut self.tap, &self.counters);
+        let ethernet = frame.tap_frame_mut(bearer, self.config.node);
+        let taken = ethernet.is_some_and(|frame| {
+            let received = Received {
+                peer,
+                frame,
+                checksum_pending,
+            };
+            let mut out = |delivery: Delivery<'_>| write(tap, counters, &delivery);
+            self.coalescer.offer(received, now, &mut out).is_ok()
+        });
+        match taken {
+            true => bearer.release(frame.into_frame()),
+            false => self.refuse(frame, RxDrop::BadPayload),
         }
+    }
+
+    /// Hands over what has been held for long enough.
+    pub(super) fn flush_due(&mut self) {
+        if self.coalescer.is_holding() {
+            let (tap, counters) = (&mut self.tap, &self.counters);
+            self.coalescer.flush_due(Instant::now(), &mut |delivery| {
+                write(tap, counters, &delivery)
+            });
+        }
+    }
+
+    /// Hands over everything that is held.
+    pub(super) fn flush_all(&mut self) {
+        let (tap, counters) = (&mut self.tap, &self.counters);
+        self.coalescer
+            .flush_all(&mut |delivery| write(tap, counters, &delivery));
     }
 
     fn on_probe(&mut self, mut frame: Opened<B::Frame>) {
@@ -88,4 +112,16 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             bearer.release(frame.into_frame());
         }
     }
+}
+
+/// Hands one frame to the host, or counts all that were joined in it.
+fn write<T: TapPort>(tap: &mut T, counters: &WorkerCounters, delivery: &Delivery<'_>) {
+    let reason = match tap.write(&delivery.header.encode(), delivery.frame) {
+        Ok(true) => return counters.tap_writes.add(1),
+        Ok(false) => RxDrop::TapFull,
+        Err(error) if error.kind() == ErrorKind::InvalidInput => RxDrop::BadPayload,
+        Err(_) => RxDrop::TapDown,
+    };
+    let peer = counters.peer(delivery.peer);
+    peer.rx_drop_joined(reason, delivery.frames);
 }

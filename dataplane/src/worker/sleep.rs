@@ -89,8 +89,16 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             };
         };
         let unsent = bearer.unsent() > 0;
-        let waiting = self.group.is_pending() || !self.plain.is_empty() || !self.sealed.is_empty();
+        let waiting = self.group.is_pending()
+            || self.segmenter.is_pending()
+            || !self.plain.is_empty()
+            || !self.sealed.is_empty();
         let room = bearer.transmit_room() > 0;
+        // Segments that are held for the tap go out in time.
+        let until_due = match self.coalescer.next_due() {
+            Some(due) => due.saturating_duration_since(Instant::now()),
+            None => LOOK_INTERVAL,
+        };
         Wait {
             // In copy mode `poll` on an AF_XDP socket sends what is queued and
             // keeps the error to itself, so frames could be lost uncounted.
@@ -104,7 +112,8 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
                 }
                 (false, true) => TAP_REST,
                 (false, false) => LOOK_INTERVAL,
-            },
+            }
+            .min(until_due),
         }
     }
 
@@ -166,10 +175,12 @@ mod tests {
 
     use super::*;
     use crate::bearer::memory::{Faults, MemoryBearer, MemorySizes};
-    use crate::command::{Command, channel};
+    use crate::command::{Command, WorkerEnd, channel};
     use crate::ids::{NodeId, PeerIndex};
     use crate::mac::MacAddr;
     use crate::outer::Encapsulation;
+    use crate::tap::coalesce::{HOLD, Received};
+    use crate::tap::vnet::VnetBytes;
     use crate::worker::{Pass, WorkerConfig};
 
     #[cfg(feature = "crypto-aws-lc")]
@@ -180,11 +191,16 @@ mod tests {
     struct SilentTap;
 
     impl TapPort for SilentTap {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<Option<usize>> {
+        fn read(
+            &mut self,
+            _: &mut VnetBytes,
+            _: &mut [u8],
+            _: &mut [u8],
+        ) -> io::Result<Option<usize>> {
             Ok(None)
         }
 
-        fn write(&mut self, _: &[u8]) -> io::Result<bool> {
+        fn write(&mut self, _: &VnetBytes, _: &[u8]) -> io::Result<bool> {
             Ok(true)
         }
 
@@ -193,9 +209,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn announcement_that_comes_late_wakes_once() {
-        let (control, channel) = channel().unwrap();
+    fn worker(channel: WorkerEnd) -> Worker<Cipher, MemoryBearer, SilentTap> {
         let sizes = MemorySizes::default();
         let (bearer, _other) = MemoryBearer::pair(sizes, Faults::default(), 1).unwrap();
         let config = WorkerConfig {
@@ -206,7 +220,36 @@ mod tests {
             spis: 1,
             polling: Polling::Sleep,
         };
-        let mut worker = Worker::<Cipher, _, _>::new(config, channel, bearer, SilentTap);
+        Worker::new(config, channel, bearer, SilentTap)
+    }
+
+    #[test]
+    fn sleep_ends_when_held_segments_are_due() {
+        let (_control, channel) = channel().unwrap();
+        let mut worker = worker(channel);
+        assert_eq!(worker.what_to_wait_for().timeout, LOOK_INTERVAL);
+        // IPv4, TCP with ACK, one byte of data.
+        let mut frame = [0; 55];
+        frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 41, 0, 0, 0, 0, 64, 6]);
+        frame[46..48].copy_from_slice(&[0x50, 0x10]);
+        let received = Received {
+            peer: PeerIndex(0),
+            frame: &mut frame,
+            checksum_pending: true,
+        };
+        let offered = worker
+            .coalescer
+            .offer(received, Instant::now(), &mut |_| panic!("it is held"));
+        assert_eq!(offered, Ok(()));
+        assert!(worker.what_to_wait_for().timeout <= HOLD);
+        worker.flush_all();
+        assert_eq!(worker.what_to_wait_for().timeout, LOOK_INTERVAL);
+    }
+
+    #[test]
+    fn announcement_that_comes_late_wakes_once() {
+        let (control, channel) = channel().unwrap();
+        let mut worker = worker(channel);
         let command = Command::AllowData {
             peer: PeerIndex(0),
             allowed: true,

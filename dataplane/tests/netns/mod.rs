@@ -164,14 +164,15 @@ impl Node {
             let interface = Interface::check("nic").unwrap();
             let mut attachment = Attachment::attach(&interface, id, ETHERTYPE, mode).unwrap();
             let bearer = XdpBearer::open(&mut attachment, 0, &XdpConfig::default()).unwrap();
-            let tap = Tap::create(&TapConfig {
+            let settings = TapConfig {
                 name: "tap".into(),
                 node: id,
                 mtu: u16::try_from(interface.mtu as usize - TAP_OVERHEAD).unwrap(),
                 ipv4: Some((address(id), 24)),
                 ipv6: None,
-            })
-            .unwrap();
+            };
+            let tap = Tap::create(&settings, 1).unwrap();
+            let tap = tap.into_queues().swap_remove(0);
             let config = WorkerConfig {
                 node: id,
                 encapsulation: Encapsulation::ethernet(interface.mac, ETHERTYPE, None),
