@@ -3,6 +3,7 @@
 //!
 //! [`machine`] is pure: it sees no socket, no clock and no RNG.
 
+pub mod address;
 pub mod admin;
 pub mod cluster;
 pub mod derive;

@@ -6,23 +6,18 @@
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation, Spi};
-use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::secret::Suite;
 use zeroize::Zeroizing;
 
+use crate::address::{ADDRESS_LEN, ADDRESSES_LEN, Address, Addresses, Network};
 use crate::derive::Sek;
 use crate::wire::Reader;
 
 /// Most lanes (sending workers) of a node: an offer names an SPI for each.
 pub const MAX_LANES: usize = 32;
 
-/// Address family byte of an Ethernet address.
-const ADDRESS_ETHERNET: u8 = 1;
-
 /// Bytes of an offer before its SPIs.
-const OFFER_FIXED_LEN: usize = 4 + 2 + 2 + 1 + 4 + 8 + ADDRESS_LEN + 32 + 1;
-/// Family, then room for the widest address (IPv6 and port).
-const ADDRESS_LEN: usize = 1 + 18;
+const OFFER_FIXED_LEN: usize = 4 + 2 + 2 + 1 + 4 + 8 + ADDRESSES_LEN + 32 + 1;
 
 /// Longest offer in bytes; m1 is padded to it, so that no answer is longer
 /// than its question.
@@ -43,7 +38,7 @@ pub struct Start {
     /// The initiator's lanes.
     pub lanes: u8,
     /// Where the initiator receives.
-    pub address: MacAddr,
+    pub addresses: Addresses,
     /// From a hello, or zero.
     pub cookie: [u8; COOKIE_LEN],
 }
@@ -63,7 +58,7 @@ pub struct Offer {
     /// Packets plus AES blocks that may be sealed per lane and phase.
     pub budget: u64,
     /// Where the issuer receives.
-    pub address: MacAddr,
+    pub addresses: Addresses,
     /// The secret of the lanes' keys.
     pub sek: Sek,
     /// One per lane of the sender.
@@ -80,29 +75,16 @@ pub struct Hello {
     /// To be echoed in m1; zero while none is required.
     pub cookie: [u8; COOKIE_LEN],
     /// Where the sender receives.
-    pub address: MacAddr,
+    pub addresses: Addresses,
 }
 
 /// Body of a beacon; the incarnation is in the clear header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Beacon {
-    /// Where the sender receives.
-    pub address: MacAddr,
-}
-
-fn put_address(out: &mut Vec<u8>, address: MacAddr) {
-    out.push(ADDRESS_ETHERNET);
-    out.extend_from_slice(&address.0);
-    out.extend_from_slice(&[0; ADDRESS_LEN - 7]);
-}
-
-fn address(fields: &mut Reader<'_>) -> Option<MacAddr> {
-    if fields.u8()? != ADDRESS_ETHERNET {
-        return None;
-    }
-    let mac = MacAddr(fields.array()?);
-    let rest: [u8; ADDRESS_LEN - 7] = fields.array()?;
-    (rest.iter().all(|&b| b == 0) && !mac.is_group() && mac.0 != [0; 6]).then_some(mac)
+    /// The network that it was sent on, by the sender's number.
+    pub network: Network,
+    /// Where the sender receives on it.
+    pub address: Address,
 }
 
 fn flag(byte: u8) -> Option<bool> {
@@ -126,7 +108,7 @@ impl Start {
         out.extend_from_slice(&self.responder.map_or(0, |r| r.0).to_be_bytes());
         out.extend_from_slice(&self.counter.to_be_bytes());
         out.push(self.lanes);
-        put_address(&mut out, self.address);
+        self.addresses.put(&mut out);
         out.extend_from_slice(&self.cookie);
         out.resize(MAX_OFFER_LEN, 0);
         out
@@ -146,7 +128,7 @@ impl Start {
             responder: known.then_some(responder),
             counter: fields.u64()?,
             lanes: lanes(fields.u8()?)?,
-            address: address(&mut fields)?,
+            addresses: Addresses::read(&mut fields)?,
             cookie: fields.array()?,
         };
         fields.zero_padding()?;
@@ -164,7 +146,7 @@ impl Offer {
         out.push(self.lanes);
         out.extend_from_slice(&interval_s(self.rekey_interval).to_be_bytes());
         out.extend_from_slice(&self.budget.to_be_bytes());
-        put_address(&mut out, self.address);
+        self.addresses.put(&mut out);
         out.extend_from_slice(self.sek.bytes());
         // Bounded by MAX_LANES, which is below 256.
         #[allow(clippy::cast_possible_truncation)]
@@ -187,7 +169,7 @@ impl Offer {
             seconds => Some(Duration::from_secs(seconds.into())),
         };
         let budget = fields.u64()?;
-        let address = address(&mut fields)?;
+        let addresses = Addresses::read(&mut fields)?;
         let sek = Sek::new(fields.array()?);
         let count = lanes(fields.u8()?)?;
         let spis: Vec<Spi> = (0..count)
@@ -205,7 +187,7 @@ impl Offer {
             lanes: own_lanes,
             rekey_interval,
             budget,
-            address,
+            addresses,
             sek,
             spis,
         })
@@ -219,7 +201,7 @@ fn interval_s(interval: Option<Duration>) -> u32 {
 
 impl Hello {
     /// Bytes of the body.
-    pub const LEN: usize = 8 + 1 + COOKIE_LEN + ADDRESS_LEN;
+    pub const LEN: usize = 8 + 1 + COOKIE_LEN + ADDRESSES_LEN;
 
     /// The body.
     pub fn encode(&self) -> Vec<u8> {
@@ -227,7 +209,7 @@ impl Hello {
         out.extend_from_slice(&self.incarnation.0.to_be_bytes());
         out.push(u8::from(self.busy));
         out.extend_from_slice(&self.cookie);
-        put_address(&mut out, self.address);
+        self.addresses.put(&mut out);
         out
     }
 
@@ -238,7 +220,7 @@ impl Hello {
             incarnation: Incarnation(fields.u64()?),
             busy: flag(fields.u8()?)?,
             cookie: fields.array()?,
-            address: address(&mut fields)?,
+            addresses: Addresses::read(&mut fields)?,
         };
         fields.end()?;
         Some(hello)
@@ -247,12 +229,13 @@ impl Hello {
 
 impl Beacon {
     /// Bytes of the body.
-    pub const LEN: usize = ADDRESS_LEN;
+    pub const LEN: usize = 1 + ADDRESS_LEN;
 
     /// The body.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(Self::LEN);
-        put_address(&mut out, self.address);
+        out.push(self.network.number());
+        self.address.put(&mut out);
         out
     }
 
@@ -260,7 +243,8 @@ impl Beacon {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Reader::new(bytes);
         let beacon = Self {
-            address: address(&mut fields)?,
+            network: Network::new(fields.u8()?)?,
+            address: Address::read(&mut fields)?,
         };
         fields.end()?;
         Some(beacon)
@@ -269,9 +253,12 @@ impl Beacon {
 
 #[cfg(test)]
 mod tests {
+    use tipsec_dataplane::mac::MacAddr;
+
     use super::*;
 
-    const ADDRESS: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+    const ADDRESS: Address = Address::Ethernet(MacAddr([2, 0, 0, 0, 0, 9]));
+    const ADDRESSES: Addresses = Addresses::one(Network::DEFAULT, ADDRESS);
 
     fn offer(lanes: u32) -> Offer {
         Offer {
@@ -281,7 +268,7 @@ mod tests {
             lanes: 2,
             rekey_interval: Some(Duration::from_secs(600)),
             budget: 1 << 32,
-            address: ADDRESS,
+            addresses: ADDRESSES,
             sek: Sek::new([5; 32]),
             spis: (1..=lanes).map(|n| Spi::new(n).unwrap()).collect(),
         }
@@ -294,7 +281,7 @@ mod tests {
             responder: None,
             counter: 3,
             lanes: 1,
-            address: ADDRESS,
+            addresses: ADDRESSES,
             cookie: [4; 16],
         };
         let bytes = start.encode();
@@ -341,15 +328,22 @@ mod tests {
             incarnation: Incarnation(9),
             busy: true,
             cookie: [0; 16],
-            address: ADDRESS,
+            addresses: ADDRESSES,
         };
         assert_eq!(hello.encode().len(), Hello::LEN);
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
-        let beacon = Beacon { address: ADDRESS };
+        let beacon = Beacon {
+            network: Network::DEFAULT,
+            address: ADDRESS,
+        };
         assert_eq!(beacon.encode().len(), Beacon::LEN);
         assert_eq!(Beacon::decode(&beacon.encode()), Some(beacon));
+        let mut elsewhere = beacon.encode();
+        elsewhere[0] = 4;
+        assert_eq!(Beacon::decode(&elsewhere), None, "no such network");
         let group = Beacon {
-            address: MacAddr::BROADCAST,
+            address: Address::Ethernet(MacAddr::BROADCAST),
+            ..beacon
         };
         assert_eq!(Beacon::decode(&group.encode()), None, "no group address");
     }

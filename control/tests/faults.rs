@@ -8,11 +8,10 @@ mod universe;
 
 use std::time::Duration;
 
-use tipsec_control::machine::{EventKind, Input, LinkState};
+use tipsec_control::machine::{Destination, EventKind, Input, LinkState};
 use tipsec_control::time::Random;
-use tipsec_dataplane::mac::MacAddr;
 use tipsec_xdp::wire::{MESSAGE_M1, OFFSET_MASTER_ID, OFFSET_MESSAGE_TYPE, OFFSET_SENDER};
-use universe::{Faults, Seeded, Universe, address_of, master, ms, node_id};
+use universe::{Faults, Seeded, Universe, is_group, master, ms, node_id, to_node};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,7 +30,11 @@ fn outsider(universe: &mut Universe) -> usize {
     place
 }
 
-fn captured(universe: &Universe, from: usize, is: impl Fn(MacAddr, &[u8]) -> bool) -> Vec<Vec<u8>> {
+fn captured(
+    universe: &Universe,
+    from: usize,
+    is: impl Fn(Destination, &[u8]) -> bool,
+) -> Vec<Vec<u8>> {
     let sender = node_id(from).value().to_be_bytes();
     let frames = universe.captured.iter();
     frames
@@ -42,7 +45,7 @@ fn captured(universe: &Universe, from: usize, is: impl Fn(MacAddr, &[u8]) -> boo
 
 fn m1s(universe: &Universe, from: usize) -> Vec<Vec<u8>> {
     captured(universe, from, |to, frame| {
-        !to.is_group() && frame[OFFSET_MESSAGE_TYPE] == MESSAGE_M1
+        !is_group(to) && frame[OFFSET_MESSAGE_TYPE] == MESSAGE_M1
     })
 }
 
@@ -98,7 +101,7 @@ fn m1_of_former_lives_are_never_fresh() {
     let wire = outsider(&mut universe);
     let events = universe.events(0, EventKind::DuplicateNode);
     for m1 in &lives {
-        universe.replay(address_of(0), m1.clone(), wire);
+        universe.replay(to_node(0), m1.clone(), wire);
         universe.run(ms(300));
     }
     assert_eq!(
@@ -110,7 +113,7 @@ fn m1_of_former_lives_are_never_fresh() {
     universe.kill(1);
     universe.run(20 * SECOND);
     for turn in 0..40 {
-        universe.replay(address_of(0), lives[turn % 2].clone(), wire);
+        universe.replay(to_node(0), lives[turn % 2].clone(), wire);
         universe.run(ms(110));
     }
     assert!(universe.most_rx_lanes() <= 2, "no SA for a replay");
@@ -122,14 +125,14 @@ fn m1_of_former_lives_are_never_fresh() {
 #[test]
 fn strangers_cannot_push_events_out() {
     let mut universe = pair(4, None);
-    let beacon = captured(&universe, 0, |to, _| to.is_group()).pop().unwrap();
+    let beacon = captured(&universe, 0, |to, _| is_group(to)).pop().unwrap();
     let wire = outsider(&mut universe);
     for n in 0..2000u64 {
         let mut frame = beacon.clone();
         let sender = 77 + u32::try_from(n % 50).unwrap();
         frame[OFFSET_SENDER..][..4].copy_from_slice(&sender.to_be_bytes());
         frame[OFFSET_MASTER_ID..][..8].copy_from_slice(&n.to_be_bytes());
-        universe.replay(address_of(0), frame, wire);
+        universe.replay(to_node(0), frame, wire);
         universe.run(ms(50));
     }
     assert!(universe.events(0, EventKind::OtherMaster) < 120);
@@ -164,7 +167,7 @@ fn a_restart_is_not_called_a_duplicate() {
 fn beacons_of_former_lives_change_nothing() {
     let mut universe = pair(5, Some(SECOND));
     universe.run(2 * SECOND);
-    let old = captured(&universe, 1, |to, _| to.is_group()).pop().unwrap();
+    let old = captured(&universe, 1, |to, _| is_group(to)).pop().unwrap();
     universe.kill(1);
     universe.run(ms(100));
     universe.start(1, node_id(1), &master(1), Some(SECOND));
@@ -172,9 +175,9 @@ fn beacons_of_former_lives_change_nothing() {
     universe.run(20 * SECOND);
     let wire = outsider(&mut universe);
     let downs = universe.events(0, EventKind::LinkDown);
-    universe.replay(address_of(0), old.clone(), wire);
+    universe.replay(to_node(0), old.clone(), wire);
     universe.cut.extend([(0, 1), (1, 0)]);
-    universe.replay(address_of(0), old, wire);
+    universe.replay(to_node(0), old, wire);
     universe.run(ms(250));
     universe.cut.clear();
     universe.run(2 * SECOND);

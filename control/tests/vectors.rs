@@ -29,7 +29,7 @@ const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 type Check = fn(&Vector, &[Vector]);
 
 /// Every vector that there must be, and what checks it.
-const CHECKS: [(&str, Check); 17] = [
+const CHECKS: [(&str, Check); 18] = [
     ("cluster-keys", cluster_keys),
     ("lane-aes-256-gcm", lane),
     ("lane-aes-128-gcm", lane),
@@ -45,6 +45,7 @@ const CHECKS: [(&str, Check); 17] = [
     ("probe-reply", probe),
     ("tap-address", tap_address),
     ("beacon", beacon),
+    ("beacon-second-network", beacon),
     ("exchange", exchange),
     ("hello", hello),
 ];

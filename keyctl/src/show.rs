@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use tipsec_control::admin::{Counts, EventReport, PeerReport, PeersReport, StatusReport};
+use tipsec_control::admin::{
+    AddressReport, Counts, EventReport, PeerReport, PeersReport, StatusReport,
+};
 use tipsec_control::interval::format_interval;
 
 use crate::format::{Align, Table, bytes, count, duration_ms, printable};
@@ -86,6 +88,9 @@ fn bearers(report: &StatusReport) -> String {
     let mut table = Table::new(&[
         ("BEARER", Left),
         ("QUEUE", Right),
+        ("WORKER", Right),
+        ("STATE", Left),
+        ("NETWORK", Right),
         ("CORE", Right),
         ("MODE", Left),
         ("ENCAPSULATION", Left),
@@ -98,6 +103,9 @@ fn bearers(report: &StatusReport) -> String {
         table.row(vec![
             printable(&bearer.interface),
             bearer.queue.to_string(),
+            bearer.worker.to_string(),
+            bearer.state.name().to_owned(),
+            bearer.network.to_string(),
             or_dash(bearer.core),
             printable(&bearer.mode),
             printable(&bearer.encapsulation),
@@ -173,7 +181,7 @@ pub(crate) fn peers(report: &PeersReport) -> String {
             count(peer.opened_frames),
             bytes(peer.opened_bytes),
             count(total(&peer.drops)),
-            or_dash(peer.address.as_ref()),
+            addresses(&peer.addresses),
         ]);
     }
     let mut text = table.render();
@@ -188,6 +196,20 @@ pub(crate) fn peers(report: &PeersReport) -> String {
         );
     }
     text
+}
+
+/// The address, or each with its network.
+fn addresses(addresses: &[AddressReport]) -> String {
+    match addresses {
+        [] => NONE.to_owned(),
+        [only] => printable(&only.address),
+        several => {
+            let several = several
+                .iter()
+                .map(|on| format!("{}: {}", on.network, printable(&on.address)));
+            several.collect::<Vec<_>>().join(", ")
+        }
+    }
 }
 
 /// Both ids, and that only one of them is certain.
@@ -276,6 +298,17 @@ mod tests {
             "{text}"
         );
         assert_eq!(peers(&PeersReport::default()), "no peers yet\n");
+    }
+
+    #[test]
+    fn addresses_name_their_network_if_there_are_several() {
+        let on = |network: u8, address: &str| AddressReport {
+            network,
+            address: address.to_owned(),
+        };
+        assert_eq!(addresses(&[]), "-");
+        assert_eq!(addresses(&[on(2, "a")]), "a");
+        assert_eq!(addresses(&[on(0, "a"), on(2, "b")]), "0: a, 2: b");
     }
 
     #[test]

@@ -15,8 +15,9 @@ mod report;
 mod wall_time;
 
 pub use report::{
-    BearerReport, Counts, EventReport, EventsReport, LinkState, MasterReport, PeerReport,
-    PeersReport, RekeyIntervalReport, RekeyNowReport, StatusReport, TapReport, WorkerReport,
+    AddressReport, BearerReport, BearerState, Counts, EventReport, EventsReport, LinkState,
+    MasterReport, PeerReport, PeersReport, RekeyIntervalReport, RekeyNowReport, StatusReport,
+    TapReport, WorkerReport,
 };
 pub use wall_time::rfc3339;
 

@@ -52,6 +52,15 @@ pub struct BearerReport {
     pub interface: String,
     /// Its queue.
     pub queue: u32,
+    /// Number of its worker among `workers`, which is also its lane.
+    #[serde(default)]
+    pub worker: u8,
+    /// The operator's number of the network that the NIC is on.
+    #[serde(default)]
+    pub network: u8,
+    /// Whether it is still there.
+    #[serde(default)]
+    pub state: BearerState,
     /// Core that its worker is pinned to, if any.
     pub core: Option<u32>,
     /// What it got: `zero-copy`, `native` or `generic`.
@@ -66,6 +75,31 @@ pub struct BearerReport {
     pub aead: String,
     /// Suite that is offered first.
     pub suite: String,
+}
+
+/// Whether a NIC queue is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BearerState {
+    /// It is.
+    #[default]
+    Up,
+    /// It was, and is gone for good: its lanes carry nothing.
+    Lost,
+    /// A state of a newer daemon.
+    #[serde(other)]
+    Unknown,
+}
+
+impl BearerState {
+    /// The word for it, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// The tap device.
@@ -143,6 +177,15 @@ pub struct PeersReport {
     pub peers: Vec<PeerReport>,
 }
 
+/// Where a peer receives on one network.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AddressReport {
+    /// The operator's number of the network.
+    pub network: u8,
+    /// The address.
+    pub address: String,
+}
+
 /// State of one peer.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PeerReport {
@@ -159,8 +202,9 @@ pub struct PeerReport {
     /// Master key that frames in its name claim and this node doesn't hold.
     /// Nothing proves the claim.
     pub claimed_master_id: Option<String>,
-    /// Its address on the wire.
-    pub address: Option<String>,
+    /// Its addresses on the wire, by network.
+    #[serde(default)]
+    pub addresses: Vec<AddressReport>,
     /// Epoch of the keys that frames to it are sealed with.
     pub tx_epoch: Option<u32>,
     /// Epoch of the newest keys that opened a frame of it.

@@ -7,31 +7,32 @@ use super::{Config, ConfigError};
 
 impl Config {
     pub(super) fn check_machine(&self) -> Result<(), ConfigError> {
-        for bearer in &self.bearers {
-            self.check_interface(&bearer.interface)?;
-            if let Some(core) = bearer.core {
-                self.check_core(core)?;
+        for (at, bearer) in self.bearers.iter().enumerate() {
+            self.check_interface(at, &bearer.interface)?;
+            for &core in &bearer.cores {
+                self.check_core(at, core)?;
             }
         }
         Ok(())
     }
 
-    fn check_interface(&self, name: &str) -> Result<(), ConfigError> {
+    fn check_interface(&self, at: usize, name: &str) -> Result<(), ConfigError> {
         let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)
-            .map_err(|error| self.error_at("bearer.interface", format!("socket: {error}")))?;
+            .map_err(|error| self.bearer_error(at, "interface", format!("socket: {error}")))?;
         match rustix::net::netdevice::name_to_index(&socket, name) {
             Ok(_) => Ok(()),
-            Err(_) => Err(self.error_at(
-                "bearer.interface",
+            Err(_) => Err(self.bearer_error(
+                at,
+                "interface",
                 format!("there is no interface {name:?} here; `ip link` lists them"),
             )),
         }
     }
 
-    fn check_core(&self, core: u32) -> Result<(), ConfigError> {
+    fn check_core(&self, at: usize, core: u32) -> Result<(), ConfigError> {
         // By this process's mask, which also knows of containers and taskset.
         let usable = rustix::thread::sched_getaffinity(None)
-            .map_err(|error| self.error_at("bearer.core", format!("affinity: {error}")))?;
+            .map_err(|error| self.bearer_error(at, "cores", format!("affinity: {error}")))?;
         if usable.is_set(core as usize) {
             return Ok(());
         }
@@ -39,8 +40,9 @@ impl Config {
             .filter(|&core| usable.is_set(core))
             .map(|core| core.to_string())
             .collect();
-        Err(self.error_at(
-            "bearer.core",
+        Err(self.bearer_error(
+            at,
+            "cores",
             format!(
                 "core {core} is not usable here; there are: {}",
                 cores.join(", ")

@@ -10,10 +10,12 @@ use tipsec_dataplane::aead::Provider;
 use tipsec_dataplane::ids::NodeId;
 use tipsec_dataplane::secret::Suite;
 
+use crate::address::Network;
 use crate::admin::DEFAULT_SOCKET;
 use crate::cluster::ClusterName;
 use crate::interval::{DEFAULT_INTERVAL_S, parse_interval};
 use crate::keyring::DEFAULT_STATE_DIR;
+use crate::message::MAX_LANES;
 
 mod machine;
 mod source;
@@ -51,7 +53,7 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The device for applications.
     pub tap: TapConfig,
-    /// NIC queues; exactly one in this version.
+    /// NICs, at least one; [`MAX_LANES`] queues in all at most.
     pub bearers: Vec<BearerConfig>,
     /// Rekey interval in seconds; `None`: off.
     pub rekey_interval_s: Option<u32>,
@@ -85,15 +87,17 @@ pub struct TapConfig {
     pub addresses: Vec<TapAddress>,
 }
 
-/// `[[bearer]]`: one NIC queue. The encapsulation is always ethernet.
+/// `[[bearer]]`: one NIC. The encapsulation is always ethernet.
 #[derive(Clone, Debug)]
 pub struct BearerConfig {
     /// Name of the NIC.
     pub interface: String,
-    /// Its queue.
-    pub queue: u32,
-    /// Core of its worker; `None`: not pinned.
-    pub core: Option<u32>,
+    /// Its queues, at least one, each with a worker.
+    pub queues: Vec<u32>,
+    /// Cores of their workers, in the same order; none: not pinned.
+    pub cores: Vec<u32>,
+    /// The network that it is on.
+    pub network: Network,
     /// Which mode to ask for.
     pub mode: ModeChoice,
     /// EtherType of our frames.
@@ -188,11 +192,35 @@ impl Config {
     }
 
     /// An error about a key of this configuration that was found only in use,
-    /// such as `bearer.queue`; with its line if the file has the key.
+    /// such as `tap.addresses`; with its line if the file has the key.
     pub fn error_at(&self, key: &str, message: impl Into<String>) -> ConfigError {
+        self.error_on_line_of(key, key, message)
+    }
+
+    /// The same about a key of the bearer with this number, such as `mode`.
+    pub fn bearer_error(&self, at: usize, key: &str, message: impl Into<String>) -> ConfigError {
+        // Both have a form for one and a form for several.
+        let written = match key {
+            "queues" if !self.lines.contains_key(&line_key(at, key)) => "queue",
+            "cores" if !self.lines.contains_key(&line_key(at, key)) => "core",
+            key => key,
+        };
+        self.error_on_line_of(
+            &line_key(at, written),
+            &format!("bearer.{written}"),
+            message,
+        )
+    }
+
+    fn error_on_line_of(
+        &self,
+        line_key: &str,
+        key: &str,
+        message: impl Into<String>,
+    ) -> ConfigError {
         ConfigError {
             file: self.file.clone(),
-            line: self.lines.get(key).copied(),
+            line: self.lines.get(line_key).copied(),
             key: key.to_owned(),
             message: message.into(),
         }
@@ -254,41 +282,59 @@ fn read_bearers(
     const EXPECTED: &str = "a table [[bearer]] with an interface";
     let field = root.required("bearer", EXPECTED)?;
     let entries = field.array(&format!("{EXPECTED} (two brackets)"))?;
-    if let Some(second) = entries.get(1) {
-        return Err(second.error(format!(
-            "{} bearers; this version takes exactly one: several come later",
-            entries.len()
-        )));
-    }
-    let Some(entry) = entries.first() else {
+    if entries.is_empty() {
         return Err(field.error(format!("empty; expected {EXPECTED}")));
-    };
-    Ok(vec![read_bearer(entry, tap, lines)?])
+    }
+    let mut bearers: Vec<BearerConfig> = Vec::new();
+    for entry in &entries {
+        let bearer = read_bearer(entry, tap, &bearers, lines)?;
+        bearers.push(bearer);
+    }
+    Ok(bearers)
 }
 
+/// Where the line of a key of the bearer with this number is kept.
+fn line_key(at: usize, key: &str) -> String {
+    format!("bearer.{at}.{key}")
+}
+
+/// Reads one bearer; `earlier` are those before it.
 fn read_bearer(
     entry: &Field<'_>,
     tap: &TapConfig,
+    earlier: &[BearerConfig],
     lines: &mut BTreeMap<String, usize>,
 ) -> Result<BearerConfig, ConfigError> {
     let known = [
         "interface",
         "queue",
+        "queues",
         "core",
+        "cores",
+        "network",
         "mode",
         "encapsulation",
         "ethertype",
         "tx_depth",
     ];
     let table = entry.table(&known)?;
-    for field in known.iter().filter_map(|key| table.field(key)) {
-        field.note(lines);
+    for key in known {
+        if let Some(field) = table.field(key) {
+            lines.insert(line_key(earlier.len(), key), field.line());
+        }
     }
     let interface = table.required("interface", "the name of a NIC")?;
     let name = interface.parsed("the name of a NIC", device_name)?;
     if name == tap.name {
         return Err(interface.error(format!("{name:?} is also tap.name; expected a NIC")));
     }
+    if earlier.iter().any(|bearer| bearer.interface == name) {
+        return Err(interface.error(format!(
+            "{name:?} is there twice; give all its queues in one [[bearer]]"
+        )));
+    }
+    let queues = read_queues(&table, earlier)?;
+    let cores = read_cores(&table, queues.len())?;
     if let Some(field) = table.field("encapsulation") {
         if field.string("\"ethernet\"")? == "udp" {
             return Err(field.error("\"udp\" comes later; this version has \"ethernet\""));
@@ -297,9 +343,11 @@ fn read_bearer(
     }
     Ok(BearerConfig {
         interface: name,
-        queue: or(table.field("queue"), 0, |field| field.integer(0..=4095))?,
-        core: or(table.field("core"), None, |field| {
-            field.integer(0..=1023).map(Some)
+        queues,
+        cores,
+        network: or(table.field("network"), Network::DEFAULT, |field| {
+            let number = field.integer(0..=Network::LAST.number())?;
+            Network::new(number).ok_or_else(|| field.error("there is no such network"))
         })?,
         mode: or(table.field("mode"), ModeChoice::Auto, |field| {
             field.choice(&ModeChoice::NAMES)
@@ -310,6 +358,70 @@ fn read_bearer(
         tx_depth: or(table.field("tx_depth"), None, |field| {
             field.integer(8..=4096).map(Some)
         })?,
+    })
+}
+
+/// One value, or an array of them under the plural of its name.
+fn one_or_several(
+    table: &Table<'_>,
+    [one, several]: [&str; 2],
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<Vec<u32>, ConfigError> {
+    let Some(field) = table.field(several) else {
+        let only = table.field(one).map(|field| field.integer(range));
+        return only.into_iter().collect();
+    };
+    if let Some(field) = table.field(one) {
+        return Err(field.error(format!("{several:?} is there too; give one of the two")));
+    }
+    let values = field.array("an array of whole numbers")?;
+    if values.is_empty() {
+        return Err(field.error("empty; expected an array of whole numbers"));
+    }
+    values
+        .iter()
+        .map(|value| value.integer(range.clone()))
+        .collect()
+}
+
+fn read_queues(table: &Table<'_>, earlier: &[BearerConfig]) -> Result<Vec<u32>, ConfigError> {
+    let mut queues = one_or_several(table, ["queue", "queues"], 0..=4095)?;
+    let field = table.field("queues");
+    let error = |message: String| match &field {
+        Some(field) => field.error(message),
+        None => table.error(message),
+    };
+    for (at, queue) in queues.iter().enumerate() {
+        if queues[..at].contains(queue) {
+            return Err(error(format!("queue {queue} is there twice")));
+        }
+    }
+    if queues.is_empty() {
+        queues.push(0);
+    }
+    let before: usize = earlier.iter().map(|bearer| bearer.queues.len()).sum();
+    let all = before + queues.len();
+    if all > MAX_LANES {
+        return Err(error(format!(
+            "{all} queues in all; a node has at most {MAX_LANES}"
+        )));
+    }
+    Ok(queues)
+}
+
+fn read_cores(table: &Table<'_>, queues: usize) -> Result<Vec<u32>, ConfigError> {
+    let cores = one_or_several(table, ["core", "cores"], 0..=1023)?;
+    if cores.is_empty() || cores.len() == queues {
+        return Ok(cores);
+    }
+    let message = format!(
+        "{} cores for {queues} queues; expected one for each",
+        cores.len()
+    );
+    let field = table.field("cores").or_else(|| table.field("core"));
+    Err(match field {
+        Some(field) => field.error(message),
+        None => table.error(message),
     })
 }
 

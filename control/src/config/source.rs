@@ -1,7 +1,6 @@
 //! TOML read by hand, so that every error names file, line, key and what was
 //! expected. Imports nothing from this crate.
 
-use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
 use toml::Spanned;
@@ -128,6 +127,13 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// An error about the table as a whole.
+    pub(super) fn error(&self, message: impl Into<String>) -> ConfigError {
+        let span = self.place.as_ref().map_or(0..0, |(span, _)| span.clone());
+        let path = self.prefix.trim_end_matches('.');
+        self.source.error(&span, path, message)
+    }
+
     /// The table under a key; empty if it is not there.
     pub(super) fn table(&self, key: &str, known: &[&str]) -> Result<Self, ConfigError> {
         match self.field(key) {
@@ -155,8 +161,8 @@ impl<'a> Field<'a> {
     }
 
     /// Its line, for errors that are found later.
-    pub(super) fn note(&self, lines: &mut BTreeMap<String, usize>) {
-        lines.insert(self.path.clone(), self.source.line_of(&self.value.span()));
+    pub(super) fn line(&self) -> usize {
+        self.source.line_of(&self.value.span())
     }
 
     fn wrong_type(&self, expected: &str) -> ConfigError {

@@ -37,9 +37,9 @@ fn the_example_is_read_and_shows_the_defaults() {
             ),
             (
                 config.tap.name.clone(),
-                bearer.queue,
-                bearer.core,
-                bearer.mode,
+                bearer.queues.clone(),
+                bearer.cores.clone(),
+                (bearer.mode, bearer.network),
             ),
             (bearer.ethertype, bearer.tx_depth, config.rekey_interval_s),
             (config.provider, config.suites.clone(), config.tolerance_ms),
@@ -61,7 +61,10 @@ fn every_line_of_the_example_that_is_commented_out_works() {
         .collect();
     let config = parse(&text);
     assert_eq!(config.admin.group.as_deref(), Some("tipsec"));
-    assert_eq!(config.bearers[0].core, Some(1));
+    assert_eq!(config.bearers[0].cores, [1]);
+    assert_eq!(config.bearers[1].queues, [0, 1]);
+    assert_eq!(config.bearers[1].cores, [2, 3]);
+    assert_eq!(config.bearers[1].network.number(), 1);
     assert_eq!(config.bearers[0].tx_depth, Some(64));
 }
 
@@ -82,6 +85,7 @@ fn values_other_than_defaults_are_taken() {
     assert_eq!(config.tap.addresses[0].prefix_len, 64);
     assert_eq!(config.bearers[0].mode, ModeChoice::NativeCopy);
     assert_eq!(config.bearers[0].ethertype, 0x88B6);
+    assert_eq!(config.bearers[0].queues, [3]);
 }
 
 /// Beginning and rest of each expected error.
@@ -162,8 +166,56 @@ fn errors_name_file_line_key_and_what_was_expected() {
         ),
         (
             format!("{top}{bearer}{bearer}"),
-            "5: bearer: 2 bearers",
-            "exactly one",
+            "6: bearer.interface: \"eth1\" is there twice",
+            "one [[bearer]]",
+        ),
+        (
+            format!("{top}{bearer}queue = 1\nqueues = [1]\n"),
+            "5: bearer.queue: \"queues\"",
+            "one of the two",
+        ),
+        (
+            format!("{top}{bearer}queues = []\n"),
+            "5: bearer.queues: empty",
+            "array",
+        ),
+        (
+            format!("{top}{bearer}queues = [0, 1, 0]\n"),
+            "5: bearer.queues: queue 0",
+            "twice",
+        ),
+        (
+            format!("{top}{bearer}queues = 2\n"),
+            "5: bearer.queues:",
+            "found integer",
+        ),
+        (
+            format!("{top}{bearer}queues = [0,\n4096]\n"),
+            "6: bearer.queues: 4096",
+            "0 to 4095",
+        ),
+        (
+            format!("{top}{bearer}queues = {:?}\n", (0..33).collect::<Vec<_>>()),
+            "5: bearer.queues: 33 queues",
+            "at most 32",
+        ),
+        (
+            format!(
+                "{top}{bearer}queues = {:?}\n[[bearer]]\ninterface = 'b'\n",
+                (0..32).collect::<Vec<_>>()
+            ),
+            "6: bearer: 33 queues",
+            "at most 32",
+        ),
+        (
+            format!("{top}{bearer}queues = [0, 1]\ncores = [1]\n"),
+            "6: bearer.cores: 1 cores for 2",
+            "one for each",
+        ),
+        (
+            format!("{top}{bearer}network = 4\n"),
+            "5: bearer.network: 4",
+            "0 to 3",
         ),
         (
             format!("{top}[[bearer]]\nqueue = 0\n"),
@@ -324,12 +376,18 @@ fn errors_name_file_line_key_and_what_was_expected() {
 fn later_errors_still_know_their_line() {
     let config = parse(&format!("{SMALL}queue = 3\n"));
     assert_eq!(
-        config.error_at("bearer.queue", "too high").to_string(),
+        config.bearer_error(0, "queues", "too high").to_string(),
         "tipsec.toml:5: bearer.queue: too high"
     );
     assert_eq!(
-        config.error_at("bearer.core", "none").to_string(),
-        "tipsec.toml: bearer.core: none"
+        config.bearer_error(0, "mode", "none").to_string(),
+        "tipsec.toml: bearer.mode: none"
+    );
+    let second = "[[bearer]]\ninterface = 'eth2'\nqueues = [\n1]\n";
+    let config = parse(&format!("{SMALL}queue = 3\n{second}"));
+    assert_eq!(
+        config.bearer_error(1, "queues", "too high").to_string(),
+        "tipsec.toml:8: bearer.queues: too high"
     );
 }
 

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation};
-use tipsec_dataplane::mac::MacAddr;
-use tipsec_xdp::wire::GROUP_MAC;
 
 use super::peer::Peer;
-use super::{Action, Context, Count};
+use super::{Action, Context, Count, Destination, EventKind};
+use crate::address::{Addresses, Network};
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::Beacon;
 use crate::time::Instant;
@@ -49,25 +48,43 @@ impl Beaconing {
             chain: 0,
             suites: 0,
         };
-        let body = Beacon {
-            address: settings.address,
+        let addresses = settings.addresses;
+        let clear = encode_clear(&header, Beacon::LEN, &cx.keys);
+        for (network, address) in addresses.iter() {
+            let body = Beacon { network, address }.encode();
+            let frame = encode(MessageType::Beacon, &clear, &body, &cx.keys);
+            cx.core.act(Action::Send {
+                to: Destination::Group(network),
+                frame,
+            });
         }
-        .encode();
-        let clear = encode_clear(&header, body.len(), &cx.keys);
-        let frame = encode(MessageType::Beacon, &clear, &body, &cx.keys);
-        cx.core.act(Action::Send {
-            to: MacAddr(GROUP_MAC),
-            frame,
-        });
     }
 }
 
 impl Peer {
     /// A beacon is a hint: it starts an exchange and nothing else.
-    pub(super) fn on_beacon(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+    pub(super) fn on_beacon(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &ControlFrame<'_>,
+        by: Network,
+    ) {
         let Some(beacon) = Beacon::decode(frame.body()) else {
             return cx.core.counts.add(Count::Malformed);
         };
+        if beacon.network != by {
+            cx.core.counts.add(Count::Refused);
+            let text = format!(
+                "what node {} calls network {} is network {by} here; compare 'network' of the \
+                 bearers in both configurations",
+                self.node, beacon.network
+            );
+            let kind = EventKind::Incompatible;
+            return cx
+                .core
+                .journal
+                .note_rarely(cx.now, kind, Some(self.node), text);
+        }
         let incarnation = Incarnation(frame.header().exchange);
         self.beacon_heard = Some(cx.now);
         if self.is_alive_as_other(incarnation) {
@@ -92,7 +109,12 @@ impl Peer {
             }
             return;
         }
-        self.address = Some(beacon.address);
+        // What another life of the peer said is void.
+        let known = self.addresses.filter(|_| self.target == Some(incarnation));
+        self.addresses = Some(match known {
+            Some(known) => known.with(by, beacon.address),
+            None => Addresses::one(by, beacon.address),
+        });
         if self.initiator.is_idle() {
             self.target = Some(incarnation);
             let wait = if cx.core.settings.node < self.node {

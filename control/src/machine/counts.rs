@@ -35,6 +35,8 @@ counts! {
     NoRoom = "no_room",
     /// Authentic, but its content makes no sense or is not allowed here.
     Refused = "refused",
+    /// A frame to a node with which this one shares no network: not sent.
+    NoNetwork = "no_common_network",
     /// Does not belong to any exchange that is under way.
     Stale = "stale",
     /// More often than the peer may.

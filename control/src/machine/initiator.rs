@@ -8,7 +8,8 @@ use tipsec_xdp::wire::CLEAR_HEADER_LEN;
 use super::peer::Peer;
 use super::sas::{common_suite, suite_sum};
 use super::timers::Retransmit;
-use super::{Action, Context, Count, EventKind};
+use super::{Context, Count, EventKind};
+use crate::address::Network;
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::{COOKIE_LEN, Hello, MAX_OFFER_LEN, Offer, Start};
 use crate::noise::{HANDSHAKE_OVERHEAD, Initiator, TRANSPORT_OVERHEAD};
@@ -49,6 +50,8 @@ pub(super) struct Offered {
     responder: Incarnation,
     epoch: Epoch,
     m3: Vec<u8>,
+    /// The network that m2 came by: m3 answers it.
+    by: Network,
     /// Whether m3 may leave: every worker and map holds the own SA.
     installed: bool,
     began: Instant,
@@ -110,15 +113,17 @@ impl Peer {
         hellos: u8,
         cookie: [u8; COOKIE_LEN],
     ) {
-        let Some(address) = self.address else { return };
+        let Some(addresses) = self.addresses else {
+            return;
+        };
         cx.core.m1_counter += 1;
         let settings = &cx.core.settings;
         let start = Start {
             initiator: settings.incarnation,
             responder: self.target,
             counter: cx.core.m1_counter,
-            lanes: settings.lanes,
-            address: settings.address,
+            lanes: settings.lane_count(),
+            addresses: settings.addresses,
             cookie,
         };
         let header = ClearHeader {
@@ -139,10 +144,7 @@ impl Peer {
             return cx.core.counts.add(Count::Refused);
         };
         let m1 = encode(MessageType::M1, &clear, &body, &cx.keys);
-        cx.core.act(Action::Send {
-            to: address,
-            frame: m1.clone(),
-        });
+        cx.core.ask(&addresses, &m1);
         self.initiator = InitiatorSlot::Started(Box::new(Started {
             exchange: header.exchange,
             noise: Some(noise),
@@ -154,21 +156,21 @@ impl Peer {
         }));
     }
 
-    pub(super) fn on_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+    pub(super) fn on_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
         let header = frame.header();
         match &mut self.initiator {
             InitiatorSlot::Started(started) if started.exchange == header.exchange => {
-                self.accept_m2(cx, frame);
+                self.accept_m2(cx, frame, by);
             }
             InitiatorSlot::Offered(offered) if offered.exchange == header.exchange => {
                 cx.core.counts.add(Count::Repeated);
-                self.send_m3(cx);
+                self.send_m3(cx, Some(by));
             }
             _ => cx.core.counts.add(Count::Stale),
         }
     }
 
-    fn accept_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+    fn accept_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
         let InitiatorSlot::Started(started) = &mut self.initiator else {
             return;
         };
@@ -226,6 +228,7 @@ impl Peer {
             responder,
             epoch: answer.epoch,
             m3: encode(MessageType::M3, &clear, &body, &cx.keys),
+            by,
             installed: false,
             began,
             hellos,
@@ -240,21 +243,24 @@ impl Peer {
         {
             offered.installed = true;
             offered.retransmit = Retransmit::starting(cx.now, cx.random);
-            self.send_m3(cx);
+            let by = offered.by;
+            self.send_m3(cx, Some(by));
         }
     }
 
-    fn send_m3(&mut self, cx: &mut Context<'_>) {
-        let (InitiatorSlot::Offered(offered), Some(to)) = (&self.initiator, self.address) else {
+    /// Sends m3, if it may leave: in answer to an m2 that came by a network,
+    /// or of its own accord, over all.
+    fn send_m3(&mut self, cx: &mut Context<'_>, by: Option<Network>) {
+        let (InitiatorSlot::Offered(offered), Some(to)) = (&self.initiator, self.addresses) else {
             return;
         };
         if !offered.installed {
             return;
         }
-        cx.core.act(Action::Send {
-            to,
-            frame: offered.m3.clone(),
-        });
+        match by {
+            Some(by) => cx.core.answer(&to, by, &offered.m3),
+            None => cx.core.ask(&to, &offered.m3),
+        }
         let epoch = offered.epoch;
         self.note_offered(epoch, cx.now);
     }
@@ -273,7 +279,7 @@ impl Peer {
         {
             self.initiator = InitiatorSlot::Idle;
             self.completed(cx);
-            self.confirm_if_open(cx);
+            self.confirm_awaited(cx);
         }
     }
 
@@ -291,7 +297,7 @@ impl Peer {
             self.initiator = InitiatorSlot::Idle;
             return self.retry_later(cx);
         }
-        self.address = Some(hello.address);
+        self.addresses = Some(hello.addresses);
         self.target = Some(hello.incarnation);
         self.initiator = InitiatorSlot::Idle;
         self.start_exchange(cx, began, hellos + 1, hello.cookie);
@@ -321,18 +327,15 @@ impl Peer {
             InitiatorSlot::Started(started) => {
                 if started.retransmit.fire(cx.now, cx.random) {
                     cx.core.counts.add(Count::Retransmitted);
-                    if let Some(to) = self.address {
-                        cx.core.act(Action::Send {
-                            to,
-                            frame: started.m1.clone(),
-                        });
+                    if let Some(to) = &self.addresses {
+                        cx.core.ask(to, &started.m1);
                     }
                 }
             }
             InitiatorSlot::Offered(offered) => {
                 if offered.retransmit.fire(cx.now, cx.random) && offered.installed {
                     cx.core.counts.add(Count::Retransmitted);
-                    self.send_m3(cx);
+                    self.send_m3(cx, None);
                 }
             }
         }

@@ -9,10 +9,12 @@ use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::payload::Probe;
 use tipsec_dataplane::secret::Suite;
 
+use crate::address::{Address, Addresses, Network};
 use crate::cluster::ClusterName;
 use crate::derive::ClusterKeys;
 
-/// What one node is, fixed for the life of the process but for the interval.
+/// What one node is; the interval and the addresses may change in the life of
+/// the process.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This node.
@@ -22,9 +24,10 @@ pub struct Settings {
     /// The cluster's name: enters every derivation.
     pub cluster: ClusterName,
     /// Where this node receives.
-    pub address: MacAddr,
-    /// This node's sending workers, 1 to [`crate::message::MAX_LANES`].
-    pub lanes: u8,
+    pub addresses: Addresses,
+    /// The network of each sending worker's NIC: 1 to
+    /// [`crate::message::MAX_LANES`] of them. Lane `i` is worker `i`.
+    pub lanes: Vec<Network>,
     /// Suites allowed, best first; at least one.
     pub suites: Vec<Suite>,
     /// `None` = off: this node starts no rekey on its own.
@@ -33,12 +36,20 @@ pub struct Settings {
     pub link_tolerance: Duration,
     /// Packets plus AES blocks a lane may seal in one phase.
     pub budget: u64,
-    /// Failed opens after which a receiving lane stops (RFC 9001, 6.6).
+    /// Failed opens, over all workers, after which a receiving lane stops
+    /// (RFC 9001, 6.6).
     pub failed_opens_limit: u64,
     /// Most peers, the size of every worker's tables.
     pub max_peers: u16,
     /// Most receiving lanes, the size of every worker's SA table.
     pub spi_slots: u32,
+}
+
+impl Settings {
+    /// How many lanes this node has, as it travels.
+    pub(super) fn lane_count(&self) -> u8 {
+        u8::try_from(self.lanes.len()).unwrap_or(u8::MAX)
+    }
 }
 
 /// Names an [`Action`] whose completion is reported back.
@@ -53,6 +64,8 @@ pub enum Input<'a> {
     Frame {
         /// Its bytes; padding may follow.
         bytes: &'a [u8],
+        /// The network that it came by: answers go the same way.
+        network: Network,
         /// The outer source address: for reports only, it proves nothing.
         source: MacAddr,
     },
@@ -97,6 +110,10 @@ pub enum Input<'a> {
         /// Which.
         spi: Spi,
     },
+    /// The NIC queue of one of this node's lanes is gone for good.
+    LaneLost(LaneIndex),
+    /// This node receives elsewhere from now on: every peer is told.
+    SetAddresses(Addresses),
     /// The operator set the master key.
     SetMaster(Arc<ClusterKeys>),
     /// The operator set the rekey interval.
@@ -105,12 +122,21 @@ pub enum Input<'a> {
     RekeyNow,
 }
 
+/// Where a control frame goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// To everybody on a network.
+    Group(Network),
+    /// To one node.
+    Node(Network, Address),
+}
+
 /// What is to be done, in order.
 pub enum Action {
     /// Send a control frame, from its Tipsec header on.
     Send {
-        /// Outer destination; the group's address for a beacon.
-        to: MacAddr,
+        /// Where, and by which network.
+        to: Destination,
         /// The frame.
         frame: Vec<u8>,
     },
@@ -134,7 +160,7 @@ pub enum Action {
         /// To whom.
         peer: PeerIndex,
         /// Where the peer receives, as it says in its offer.
-        to: MacAddr,
+        to: Addresses,
         /// The lanes.
         lanes: Vec<TxLaneSpec>,
     },
@@ -143,10 +169,12 @@ pub enum Action {
         /// To whom.
         peer: PeerIndex,
     },
-    /// Let data through to a peer, or hold it.
+    /// Let data on a lane through to a peer, or hold it.
     AllowData {
         /// To whom.
         peer: PeerIndex,
+        /// On which lane.
+        lane: LaneIndex,
         /// Whether data may be sealed.
         allowed: bool,
     },

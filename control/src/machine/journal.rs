@@ -32,6 +32,8 @@ pub enum EventKind {
     Incompatible,
     /// A new SA was not confirmed in time and carries no data.
     Unconfirmed,
+    /// A peer is not on a network that this node is on.
+    NoPath,
     /// Two nodes run under one id, or somebody poses as a live peer.
     DuplicateNode,
     /// A node names another master key.
@@ -61,6 +63,7 @@ impl EventKind {
             Self::ExchangeTimeout => "exchange-timeout",
             Self::Incompatible => "incompatible",
             Self::Unconfirmed => "unconfirmed",
+            Self::NoPath => "no-path",
             Self::DuplicateNode => "duplicate-node",
             Self::OtherMaster => "other-master",
             Self::BudgetLow => "budget-low",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tipsec_dataplane::ids::LaneIndex;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 
+use super::lanes::ProbeName;
 use super::peer::Peer;
 use super::{Action, Context, EventKind};
 use crate::time::Instant;
@@ -45,6 +46,11 @@ pub(super) struct Link {
     /// When a probe was last answered: data may arrive while nothing of ours does.
     last_answered: Instant,
     next_probe: Instant,
+    /// When probes last left, and the lane whose turn it was.
+    last_probe: Instant,
+    turn: LaneIndex,
+    /// The lane whose probe was answered last.
+    proven: Option<LaneIndex>,
 }
 
 impl Link {
@@ -55,6 +61,9 @@ impl Link {
             last_heard: now,
             last_answered: now,
             next_probe: now,
+            last_probe: now,
+            turn: LaneIndex(0),
+            proven: None,
         }
     }
 
@@ -85,11 +94,11 @@ impl Link {
 impl Peer {
     /// Seals a probe on a lane.
     pub(super) fn send_probe(&mut self, cx: &mut Context<'_>, lane: LaneIndex) {
-        let id = cx.core.next_probe_id;
-        cx.core.next_probe_id += 1;
+        let number = cx.core.next_probe;
+        cx.core.next_probe += 1;
         let probe = Probe {
             op: ProbeOp::Request,
-            id,
+            id: ProbeName { number, lane }.to_id(),
             phase: 0,
         };
         cx.core.act(Action::SendProbe {
@@ -100,13 +109,15 @@ impl Peer {
     }
 
     pub(super) fn on_probe_reply(&mut self, cx: &mut Context<'_>, probe: Probe) {
-        if probe.op != ProbeOp::Reply || probe.id >= cx.core.next_probe_id {
+        let name = ProbeName::from_id(probe.id);
+        if probe.op != ProbeOp::Reply || name.number >= cx.core.next_probe {
             return;
         }
-        self.suspicion_answered(cx, probe.id);
-        self.note_confirmed(cx, probe.id);
+        self.suspicion_answered(cx, name.number);
+        self.note_confirmed(cx, name);
         self.link.heard(cx.now);
         self.link.last_answered = cx.now;
+        self.link.proven = Some(name.lane);
         if !self.link.is_up() && self.tx.is_some() {
             self.link.state = LinkState::Up;
             self.link.since = cx.now;
@@ -164,9 +175,36 @@ impl Peer {
         }
         if self.link.next_probe <= cx.now {
             self.link.next_probe = cx.now + tolerance / PROBES_PER_TOLERANCE;
-            // Lanes take turns over time only where a node has several; one
-            // lane's answer proves the peer.
-            self.send_probe(cx, LaneIndex(0));
+            self.probe_some_lanes(cx);
+            self.link.last_probe = cx.now;
+        }
+    }
+
+    /// One lane's answer proves the peer: so the lane that was answered last is
+    /// asked, and one more in turn, to know of each lane over time. If nothing
+    /// was answered since the last time, that lane's way may be cut, and every
+    /// lane is asked before the link is given up.
+    fn probe_some_lanes(&mut self, cx: &mut Context<'_>) {
+        if self.link.is_up() && self.link.last_answered < self.link.last_probe {
+            return self.probe_every_lane(cx);
+        }
+        let Some(tx) = &self.tx else { return };
+        let Some(turn) = tx.next_in_turn(self.link.turn) else {
+            return;
+        };
+        let proven = tx.reachable().find(|&lane| Some(lane) == self.link.proven);
+        self.link.turn = turn;
+        self.send_probe(cx, turn);
+        if let Some(proven) = proven.filter(|&lane| lane != turn) {
+            self.send_probe(cx, proven);
+        }
+    }
+
+    /// Seals a probe on each lane that can reach the peer.
+    pub(super) fn probe_every_lane(&mut self, cx: &mut Context<'_>) {
+        let Some(tx) = &self.tx else { return };
+        for lane in tx.reachable().collect::<Vec<_>>() {
+            self.send_probe(cx, lane);
         }
     }
 }

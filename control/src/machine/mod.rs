@@ -29,13 +29,14 @@
 //! | R any       | m3, unknown X: hello                 | `responder::on_m3`               |
 //! | R1          | 10 s                                 | `responder::on_timer`            |
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, MasterId, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::ids::{Epoch, LaneIndex, MasterId, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 
+use crate::address::{Address, Addresses, Network};
 use crate::derive::ClusterKeys;
 use crate::frame::{ControlFrame, MessageType};
 use crate::time::{Instant, Random};
@@ -46,6 +47,7 @@ mod counts;
 mod initiator;
 mod interface;
 mod journal;
+mod lanes;
 mod link;
 mod peer;
 mod responder;
@@ -56,7 +58,7 @@ mod timers;
 mod view;
 
 pub use counts::{Count, Counts};
-pub use interface::{Action, Input, Settings, Token};
+pub use interface::{Action, Destination, Input, Settings, Token};
 pub use journal::{EventKind, EventRecord, Journal};
 pub use link::LinkState;
 pub use view::PeerView;
@@ -78,7 +80,10 @@ struct Core {
     next_token: u64,
     /// Counter of m1: grows within this incarnation.
     m1_counter: u64,
-    next_probe_id: u64,
+    /// Number of the next probe, whoever it is for.
+    next_probe: u64,
+    /// Lanes whose NIC is gone.
+    lost_lanes: BTreeSet<LaneIndex>,
     /// Where the epochs of a peer's offers start: above those of every peer
     /// that was forgotten, since it may come back with what it had.
     epoch_floor: Epoch,
@@ -110,6 +115,38 @@ impl Core {
 
     fn act(&mut self, action: Action) {
         self.actions.push_back(action);
+    }
+
+    fn send(&mut self, network: Network, address: Address, frame: &[u8]) {
+        self.act(Action::Send {
+            to: Destination::Node(network, address),
+            frame: frame.to_vec(),
+        });
+    }
+
+    /// A question goes to a node over every network in common: one of them
+    /// may be cut.
+    fn ask(&mut self, to: &Addresses, frame: &[u8]) {
+        let ours = self.settings.addresses;
+        let mut asked = false;
+        for (network, address) in to.shared_with(&ours) {
+            self.send(network, address, frame);
+            asked = true;
+        }
+        if !asked {
+            self.counts.add(Count::NoNetwork);
+        }
+    }
+
+    /// An answer goes over the network that the question came by, so that
+    /// copies of a question do not multiply: that way just worked.
+    fn answer(&mut self, to: &Addresses, by: Network, frame: &[u8]) {
+        let ours = self.settings.addresses;
+        let same = to.on(by).map(|address| (by, address));
+        match same.or_else(|| to.shared_with(&ours).next()) {
+            Some((network, address)) => self.send(network, address, frame),
+            None => self.counts.add(Count::NoNetwork),
+        }
     }
 }
 
@@ -144,7 +181,8 @@ impl Machine {
                 pending: BTreeMap::new(),
                 next_token: 0,
                 m1_counter: 0,
-                next_probe_id: 1,
+                next_probe: 1,
+                lost_lanes: BTreeSet::new(),
                 epoch_floor: Epoch(1),
             },
             peers: Vec::new(),
@@ -157,7 +195,11 @@ impl Machine {
     pub fn handle(&mut self, now: Instant, random: &mut dyn Random, input: Input<'_>) {
         match input {
             Input::Timer => self.on_timer(now, random),
-            Input::Frame { bytes, source } => self.on_frame(now, random, bytes, source),
+            Input::Frame {
+                bytes,
+                network,
+                source,
+            } => self.on_frame(now, random, bytes, (network, source)),
             Input::Installed(token) => {
                 if let Some(Pending::Installed(peer, epoch)) = self.core.pending.remove(&token) {
                     self.with_peer(now, random, peer, |peer, cx| peer.on_installed(cx, epoch));
@@ -186,6 +228,11 @@ impl Machine {
             Input::OpenLimit { peer, spi } => {
                 self.with_peer(now, random, peer, |peer, cx| peer.on_open_limit(cx, spi));
             }
+            Input::LaneLost(lane) => {
+                self.core.lost_lanes.insert(lane);
+                self.each_peer(now, random, |peer, cx| peer.on_lane_lost(cx, lane));
+            }
+            Input::SetAddresses(addresses) => self.on_addresses(now, random, addresses),
             Input::SetMaster(keys) => self.on_master(now, random, keys),
             Input::SetRekeyInterval(interval) => self.on_interval(now, random, interval),
             Input::RekeyNow => self.on_rekey_now(now, random),
@@ -247,7 +294,13 @@ impl Machine {
     }
 
     /// The checks before the state table, cheapest first.
-    fn on_frame(&mut self, now: Instant, random: &mut dyn Random, bytes: &[u8], source: MacAddr) {
+    fn on_frame(
+        &mut self,
+        now: Instant,
+        random: &mut dyn Random,
+        bytes: &[u8],
+        (network, source): (Network, MacAddr),
+    ) {
         let Some(frame) = ControlFrame::decode(bytes) else {
             return self.core.counts.add(Count::Malformed);
         };
@@ -284,11 +337,11 @@ impl Machine {
         };
         let peer = &mut self.peers[index];
         match header.message {
-            MessageType::Beacon => peer.on_beacon(cx, &frame),
+            MessageType::Beacon => peer.on_beacon(cx, &frame, network),
             MessageType::Hello => peer.on_hello(cx, &frame),
-            MessageType::M1 => peer.on_m1(cx, &frame, bytes),
-            MessageType::M2 => peer.on_m2(cx, &frame),
-            MessageType::M3 => peer.on_m3(cx, &frame),
+            MessageType::M1 => peer.on_m1(cx, &frame, bytes, network),
+            MessageType::M2 => peer.on_m2(cx, &frame, network),
+            MessageType::M3 => peer.on_m3(cx, &frame, network),
         }
     }
 
@@ -423,6 +476,14 @@ impl Machine {
                 peer.schedule_rekey(cx);
             }
         });
+    }
+
+    /// A rekey tells each peer: its offers say where this node receives.
+    fn on_addresses(&mut self, now: Instant, random: &mut dyn Random, addresses: Addresses) {
+        if self.core.settings.addresses != addresses {
+            self.core.settings.addresses = addresses;
+            self.on_rekey_now(now, random);
+        }
     }
 
     fn on_rekey_now(&mut self, now: Instant, random: &mut dyn Random) {

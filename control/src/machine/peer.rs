@@ -1,10 +1,9 @@
 //! What is known of one peer; the rules are in the sibling modules.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation, NodeId, PeerIndex};
-use tipsec_dataplane::mac::MacAddr;
 
 use super::bucket::Bucket;
 use super::initiator::InitiatorSlot;
@@ -13,6 +12,7 @@ use super::responder::ResponderSlot;
 use super::sas::{RxSa, TxSa};
 use super::suspicion::Suspicion;
 use super::{Action, Context};
+use crate::address::{Addresses, Network};
 use crate::time::Instant;
 
 /// New m1 of one peer: 10 a second, 10 at once. Hellos likewise.
@@ -23,7 +23,9 @@ pub(super) struct Peer {
     pub(super) index: PeerIndex,
     pub(super) node: NodeId,
     /// Where it receives: from a proven message, never from an outer header.
-    pub(super) address: Option<MacAddr>,
+    pub(super) addresses: Option<Addresses>,
+    /// Networks of this node that it has no address on, as far as was told.
+    pub(super) pathless: BTreeSet<Network>,
     /// The life of it that the present SAs are with.
     pub(super) incarnation: Option<Incarnation>,
     /// The life of it that a beacon or hello named: whom to address an m1 to.
@@ -61,7 +63,8 @@ impl Peer {
         Self {
             index,
             node,
-            address: None,
+            addresses: None,
+            pathless: BTreeSet::new(),
             incarnation: None,
             target: None,
             initiator: InitiatorSlot::Idle,

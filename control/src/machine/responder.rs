@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation};
-use tipsec_dataplane::mac::MacAddr;
 
 use super::initiator::{InitiatorSlot, matches_header, prologue};
 use super::peer::Peer;
 use super::sas::{MAX_RX_SAS, common_suite};
-use super::{Action, Context, Count, EventKind};
+use super::{Context, Count, EventKind};
+use crate::address::{Addresses, Network};
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::{COOKIE_LEN, Hello, Offer, Start};
 use crate::noise::{Responder, Session};
@@ -36,7 +36,9 @@ pub(super) struct Answered {
     m1: Vec<u8>,
     m2: Vec<u8>,
     /// Where m2 goes: from inside m1.
-    to: MacAddr,
+    to: Addresses,
+    /// The network that m1 came by first.
+    by: Network,
     session: Session,
     epoch: Epoch,
     installed: bool,
@@ -61,18 +63,24 @@ impl ResponderSlot {
 }
 
 impl Peer {
-    pub(super) fn on_m1(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, raw: &[u8]) {
+    pub(super) fn on_m1(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &ControlFrame<'_>,
+        raw: &[u8],
+        by: Network,
+    ) {
         if let ResponderSlot::Answered(answered) = &self.responder
             && answered.exchange == frame.header().exchange
             && raw.starts_with(&answered.m1)
         {
             cx.core.counts.add(Count::Repeated);
-            return self.send_m2(cx);
+            return self.send_m2(cx, by);
         }
         if !self.m1_bucket.take(cx.now) {
             return cx.core.counts.add(Count::RateLimited);
         }
-        self.accept_m1(cx, frame);
+        self.accept_m1(cx, frame, by);
     }
 
     /// Records the newest m1 of a life of the peer; the newest life is last.
@@ -90,7 +98,12 @@ impl Peer {
     }
 
     /// The rows for an m1 that is not the current one.
-    pub(super) fn accept_m1(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+    pub(super) fn accept_m1(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &ControlFrame<'_>,
+        by: Network,
+    ) {
         let header = *frame.header();
         let prologue = prologue(frame.clear(), cx);
         let read = Responder::read(cx.keys.psk(), &prologue, cx.random, frame.body());
@@ -106,10 +119,10 @@ impl Peer {
                 .iter()
                 .any(|&(life, counter)| life == start.initiator && start.counter <= counter);
         if stale {
-            return self.send_hello(cx, header.exchange, start.address, false);
+            return self.send_hello(cx, header.exchange, (&start.addresses, by), false);
         }
         if self.is_alive_as_other(start.initiator) {
-            return self.suspect(cx, start.initiator, Some(frame));
+            return self.suspect(cx, start.initiator, Some((frame, by)));
         }
         let Some(suite) = common_suite(&cx.core.settings.suites, header.suites) else {
             cx.core.counts.add(Count::Refused);
@@ -125,19 +138,19 @@ impl Peer {
                 .note_rarely(cx.now, kind, Some(self.node), text);
         };
         if self.rx.len() >= MAX_RX_SAS {
-            return self.send_hello(cx, header.exchange, start.address, true);
+            return self.send_hello(cx, header.exchange, (&start.addresses, by), true);
         }
         self.saw_m1(start.initiator, start.counter);
         let Some(offer) = self.draw_offer(cx, suite, start.lanes) else {
-            return self.send_hello(cx, header.exchange, start.address, true);
+            return self.send_hello(cx, header.exchange, (&start.addresses, by), true);
         };
-        self.answer(cx, frame, noise, &start, &offer);
+        self.answer(cx, (frame, by), noise, &start, &offer);
     }
 
     fn answer(
         &mut self,
         cx: &mut Context<'_>,
-        frame: &ControlFrame<'_>,
+        (frame, by): (&ControlFrame<'_>, Network),
         noise: Responder,
         start: &Start,
         offer: &Offer,
@@ -163,7 +176,8 @@ impl Peer {
             initiator: start.initiator,
             m1: [frame.clear().as_slice(), frame.body()].concat(),
             m2: encode(MessageType::M2, &clear, &body, &cx.keys),
-            to: start.address,
+            to: start.addresses,
+            by,
             session,
             epoch: offer.epoch,
             installed: false,
@@ -177,25 +191,23 @@ impl Peer {
             && answered.epoch == epoch
         {
             answered.installed = true;
-            self.send_m2(cx);
+            let by = answered.by;
+            self.send_m2(cx, by);
         }
     }
 
-    fn send_m2(&mut self, cx: &mut Context<'_>) {
+    fn send_m2(&mut self, cx: &mut Context<'_>, by: Network) {
         let ResponderSlot::Answered(answered) = &self.responder else {
             return;
         };
         if answered.installed {
-            cx.core.act(Action::Send {
-                to: answered.to,
-                frame: answered.m2.clone(),
-            });
+            cx.core.answer(&answered.to, by, &answered.m2);
             let epoch = answered.epoch;
             self.note_offered(epoch, cx.now);
         }
     }
 
-    pub(super) fn on_m3(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
+    pub(super) fn on_m3(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
         let exchange = frame.header().exchange;
         match &mut self.responder {
             ResponderSlot::Answered(answered) if answered.exchange == exchange => {
@@ -212,10 +224,10 @@ impl Peer {
             }
             _ if self.last_completed == Some(exchange) => {
                 cx.core.counts.add(Count::Repeated);
-                self.confirm(cx);
+                self.probe_every_lane(cx);
             }
-            _ => match self.address {
-                Some(address) => self.send_hello(cx, exchange, address, false),
+            _ => match self.addresses {
+                Some(addresses) => self.send_hello(cx, exchange, (&addresses, by), false),
                 None => cx.core.counts.add(Count::Stale),
             },
         }
@@ -243,7 +255,13 @@ impl Peer {
     }
 
     /// Answers without keeping state.
-    fn send_hello(&mut self, cx: &mut Context<'_>, exchange: u64, to: MacAddr, busy: bool) {
+    fn send_hello(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchange: u64,
+        (to, by): (&Addresses, Network),
+        busy: bool,
+    ) {
         if !self.hello_bucket.take(cx.now) {
             return cx.core.counts.add(Count::RateLimited);
         }
@@ -252,7 +270,7 @@ impl Peer {
             incarnation: settings.incarnation,
             busy,
             cookie: [0; COOKIE_LEN],
-            address: settings.address,
+            addresses: settings.addresses,
         };
         let header = ClearHeader {
             message: MessageType::Hello,
@@ -267,7 +285,7 @@ impl Peer {
         let clear = encode_clear(&header, Hello::LEN, &cx.keys);
         let frame = encode(MessageType::Hello, &clear, &hello.encode(), &cx.keys);
         cx.core.counts.add(Count::HelloSent);
-        cx.core.act(Action::Send { to, frame });
+        cx.core.answer(to, by, &frame);
     }
 
     pub(super) fn responder_timer(&mut self, now: Instant) {

@@ -13,8 +13,10 @@ use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::window::Window;
 use zeroize::Zeroize;
 
+use super::lanes::{ProbeName, Reach, TxLane};
 use super::peer::Peer;
 use super::{Action, Context, Count, EventKind, Pending};
+use crate::address::{Addresses, Network};
 use crate::cluster::ClusterName;
 use crate::derive::{LaneBinding, Sek};
 use crate::message::Offer;
@@ -82,15 +84,10 @@ impl RxSa {
 pub(super) struct TxSa {
     pub(super) epoch: Epoch,
     pub(super) incarnation: Incarnation,
-    installed: Instant,
-    /// Probes from this id on were sealed on this SA.
+    /// Probes from this number on were sealed on this SA.
     first_probe: u64,
-    confirmed: bool,
-    /// Carries probes only: the first SA with a life of the peer until it is
-    /// confirmed, and any SA that stays unconfirmed for too long.
-    held: bool,
-    /// The operator knows that nobody confirms.
-    overdue: bool,
+    /// One for each lane of this node.
+    pub(super) lanes: Vec<TxLane>,
     repeats: u8,
     next_confirm: Instant,
 }
@@ -98,12 +95,37 @@ pub(super) struct TxSa {
 impl TxSa {
     /// When it wants attention while unconfirmed.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if self.confirmed || self.overdue {
-            None
-        } else if self.repeats > 0 {
-            Some(self.next_confirm)
-        } else {
-            Some(self.installed + CONFIRM_LIMIT)
+        self.awaited().next()?;
+        if self.repeats > 0 {
+            return Some(self.next_confirm);
+        }
+        self.overdue_at()
+    }
+
+    /// When a lane has been awaited for too long.
+    fn overdue_at(&self) -> Option<Instant> {
+        let waiting = self.lanes.iter().filter(|lane| lane.is_pending());
+        let since = waiting.map(|lane| lane.awaited_since).min()?;
+        Some(since + CONFIRM_LIMIT)
+    }
+}
+
+#[cfg(test)]
+impl TxSa {
+    pub(super) fn for_test(reach: &[Reach]) -> Self {
+        let lane = |&reach: &Reach| TxLane {
+            reach,
+            awaited_since: Instant::default(),
+            overdue: false,
+            held: false,
+        };
+        Self {
+            epoch: Epoch(1),
+            incarnation: Incarnation(1),
+            first_probe: 0,
+            lanes: reach.iter().map(lane).collect(),
+            repeats: 0,
+            next_confirm: Instant::default(),
         }
     }
 }
@@ -132,10 +154,10 @@ impl Peer {
             epoch,
             suite,
             suites: suite_sum(&settings.suites),
-            lanes: settings.lanes,
+            lanes: settings.lane_count(),
             rekey_interval: settings.rekey_interval,
             budget: settings.budget,
-            address: settings.address,
+            addresses: settings.addresses,
             sek,
             spis,
         })
@@ -153,6 +175,9 @@ impl Peer {
         let settings = &cx.core.settings;
         let ends = ((self.node, sender), (settings.node, settings.incarnation));
         let cluster = &settings.cluster;
+        // Each worker counts for itself, and a forger chooses the queue.
+        let workers = u64::from(settings.lane_count());
+        let failed_opens_limit = (settings.failed_opens_limit / workers).max(1);
         let lanes = lanes(&offer.spis)
             .map(|(lane, spi)| RxLaneSpec {
                 spi,
@@ -162,7 +187,7 @@ impl Peer {
                 lane,
                 secret: lane_secret(cluster, offer, handshake_hash, ends, lane, spi),
                 window: Arc::new(Window::new()),
-                failed_opens_limit: settings.failed_opens_limit,
+                failed_opens_limit,
             })
             .collect();
         if self.rx.len() >= MAX_RX_SAS / 2 {
@@ -218,66 +243,91 @@ impl Peer {
                 budget,
             })
             .collect();
-        self.address = Some(offer.address);
+        self.addresses = Some(offer.addresses);
         self.interval = Some(offer.rekey_interval);
-        // At a rekey data flows on without a gap. Before that, what arrives
-        // while the peer has no SA to answer on provokes answers that are
-        // lost, an ARP request's for one, which the kernel repeats only later.
-        let held = self
-            .tx
-            .as_ref()
-            .is_none_or(|tx| tx.incarnation != receiver || tx.held);
+        let tx_lanes = self.tx_lanes(cx, &offer.addresses, receiver);
         self.tx = Some(TxSa {
             epoch: offer.epoch,
             incarnation: receiver,
-            installed: cx.now,
-            first_probe: cx.core.next_probe_id,
-            confirmed: false,
-            held,
-            overdue: false,
+            first_probe: cx.core.next_probe,
+            lanes: tx_lanes,
             repeats: CONFIRM_REPEATS,
             next_confirm: cx.now + CONFIRM_INTERVAL,
         });
         cx.core.act(Action::ListPeer { node: self.node });
         cx.core.act(Action::InstallTx {
             peer: self.index,
-            to: offer.address,
+            to: offer.addresses,
             lanes,
         });
-        if held {
-            cx.core.act(Action::AllowData {
-                peer: self.index,
-                allowed: false,
-            });
+        self.hold_data(cx);
+        self.note_pathless(cx, &offer.addresses);
+        self.probe_every_lane(cx);
+    }
+
+    /// How the lanes of the next sending SA start. At a rekey data flows on
+    /// without a gap. Before that, what arrives while the peer has no SA to
+    /// answer on provokes answers that are lost, an ARP request's for one,
+    /// which the kernel repeats only later.
+    fn tx_lanes(&self, cx: &Context<'_>, to: &Addresses, receiver: Incarnation) -> Vec<TxLane> {
+        let former = self.tx.as_ref().filter(|tx| tx.incarnation == receiver);
+        let start = |(lane, network): (LaneIndex, Network)| {
+            let reached = cx.core.has_bearer(lane) && to.on(network).is_some();
+            let before = former.and_then(|tx| tx.lanes.get(usize::from(lane.0)));
+            match before.filter(|before| before.reach == Reach::Awaited) {
+                Some(before) if reached => *before,
+                _ => TxLane {
+                    reach: if reached { Reach::Awaited } else { Reach::None },
+                    awaited_since: cx.now,
+                    overdue: false,
+                    held: reached && former.is_none(),
+                },
+            }
+        };
+        cx.core.own_lanes().map(start).collect()
+    }
+
+    /// Tells the workers which lanes carry no data.
+    fn hold_data(&self, cx: &mut Context<'_>) {
+        let lanes = self.tx.iter().flat_map(|tx| &tx.lanes);
+        for (lane, state) in (0..=u8::MAX).map(LaneIndex).zip(lanes) {
+            if state.held {
+                cx.core.act(Action::AllowData {
+                    peer: self.index,
+                    lane,
+                    allowed: false,
+                });
+            }
         }
-        self.confirm(cx);
     }
 
     /// The peer has taken the own offer, and so can answer: asks again for the
     /// confirmation that it could not give before.
-    pub(super) fn confirm_if_open(&mut self, cx: &mut Context<'_>) {
-        if self.tx.as_ref().is_some_and(|tx| !tx.confirmed) {
-            self.confirm(cx);
+    pub(super) fn confirm_awaited(&mut self, cx: &mut Context<'_>) {
+        let Some(tx) = &self.tx else { return };
+        for lane in tx.awaited().collect::<Vec<_>>() {
+            self.send_probe(cx, lane);
         }
     }
 
-    /// Sends a confirm on every lane: the only acknowledgement of m3.
-    pub(super) fn confirm(&mut self, cx: &mut Context<'_>) {
-        for lane in 0..cx.core.settings.lanes {
-            self.send_probe(cx, LaneIndex(lane));
-        }
-    }
-
-    /// A probe with this id was answered.
-    pub(super) fn note_confirmed(&mut self, cx: &mut Context<'_>, probe_id: u64) {
+    /// A probe of this name was answered: frames on its lane arrive.
+    pub(super) fn note_confirmed(&mut self, cx: &mut Context<'_>, probe: ProbeName) {
         let Some(tx) = &mut self.tx else { return };
-        if probe_id < tx.first_probe {
+        if probe.number < tx.first_probe {
             return;
         }
-        tx.confirmed = true;
-        if std::mem::take(&mut tx.held) {
+        let Some(lane) = tx.lane_mut(probe.lane) else {
+            return;
+        };
+        if lane.reach == Reach::None {
+            return;
+        }
+        lane.reach = Reach::Confirmed;
+        lane.overdue = false;
+        if std::mem::take(&mut lane.held) {
             cx.core.act(Action::AllowData {
                 peer: self.index,
+                lane: probe.lane,
                 allowed: true,
             });
         }
@@ -292,26 +342,36 @@ impl Peer {
         if tx.repeats > 0 {
             tx.repeats -= 1;
             tx.next_confirm = cx.now + CONFIRM_INTERVAL;
-            return self.confirm(cx);
+            return self.confirm_awaited(cx);
         }
-        tx.overdue = true;
-        if !std::mem::replace(&mut tx.held, true) {
-            cx.core.act(Action::AllowData {
-                peer: self.index,
-                allowed: false,
-            });
+        let mut late = Vec::new();
+        for (index, lane) in (0..=u8::MAX).zip(&mut tx.lanes) {
+            if lane.is_pending() && lane.awaited_since + CONFIRM_LIMIT <= cx.now {
+                lane.overdue = true;
+                lane.held = true;
+                late.push(index.to_string());
+            }
         }
+        let which = if late.len() == tx.lanes.len() {
+            String::new()
+        } else {
+            format!(" on lane {}", late.join(", "))
+        };
         let text = format!(
-            "node {} did not confirm its new keys within {} s; data to it is dropped until it does",
+            "node {} did not confirm its new keys{which} within {} s; data to it{which} is \
+             dropped until it does",
             self.node,
             CONFIRM_LIMIT.as_secs()
         );
+        self.hold_data(cx);
         cx.core
             .journal
             .note(cx.now, EventKind::Unconfirmed, Some(self.node), text);
     }
 
-    /// A receiving SA opened its first frame: its predecessors' grace starts.
+    /// A receiving SA opened its first frame, on whichever lane: its
+    /// predecessors' grace starts. The sender installs an SA on all its lanes
+    /// at once, so the others follow well within the grace of at least 1 s.
     pub(super) fn on_first_open(&mut self, cx: &mut Context<'_>, spi: Spi) {
         let pair = self.pair_interval(cx);
         let Some(live) = self.rx.iter_mut().find(|sa| sa.spis.contains(&spi)) else {
@@ -403,7 +463,7 @@ impl Peer {
     pub(super) fn allows(&self, cx: &mut Context<'_>, offer: &Offer) -> bool {
         let settings = &cx.core.settings;
         let allowed = settings.suites.contains(&offer.suite)
-            && offer.spis.len() == usize::from(settings.lanes)
+            && offer.spis.len() == settings.lanes.len()
             && offer.budget > 0;
         if !allowed {
             cx.core.counts.add(Count::Refused);

@@ -8,10 +8,11 @@
 
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Incarnation, LaneIndex};
+use tipsec_dataplane::ids::Incarnation;
 
 use super::peer::Peer;
 use super::{Context, Count, EventKind};
+use crate::address::Network;
 use crate::frame::ControlFrame;
 use crate::time::Instant;
 
@@ -32,7 +33,7 @@ struct Open {
     probe: u64,
     until: Instant,
     /// The m1 to go on with if the old SA stays silent.
-    m1: Option<Vec<u8>>,
+    m1: Option<(Vec<u8>, Network)>,
 }
 
 impl Suspicion {
@@ -56,7 +57,7 @@ impl Peer {
         &mut self,
         cx: &mut Context<'_>,
         incarnation: Incarnation,
-        m1: Option<&ControlFrame<'_>>,
+        m1: Option<(&ControlFrame<'_>, Network)>,
     ) {
         if self
             .suspicion
@@ -65,7 +66,7 @@ impl Peer {
         {
             return cx.core.counts.add(Count::Impostor);
         }
-        let m1 = m1.map(ControlFrame::to_bytes);
+        let m1 = m1.map(|(frame, by)| (frame.to_bytes(), by));
         match &mut self.suspicion.open {
             Some(open) if open.incarnation == incarnation => {
                 if m1.is_some() {
@@ -75,7 +76,7 @@ impl Peer {
             // One claim at a time: whoever comes later repeats itself.
             Some(_) => {}
             None => {
-                let probe = cx.core.next_probe_id;
+                let probe = cx.core.next_probe;
                 let until = cx.now + PATIENCE;
                 self.suspicion.open = Some(Open {
                     incarnation,
@@ -83,7 +84,7 @@ impl Peer {
                     until,
                     m1,
                 });
-                self.send_probe(cx, LaneIndex(0));
+                self.probe_every_lane(cx);
             }
         }
     }
@@ -112,8 +113,9 @@ impl Peer {
         };
         self.link_down(cx, "it does not answer and a new process claims its name");
         self.target = Some(open.incarnation);
-        match open.m1.as_deref().and_then(ControlFrame::decode) {
-            Some(m1) => self.accept_m1(cx, &m1),
+        let m1 = open.m1.as_ref();
+        match m1.and_then(|(bytes, by)| Some((ControlFrame::decode(bytes)?, *by))) {
+            Some((m1, by)) => self.accept_m1(cx, &m1, by),
             None => self.start(cx),
         }
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
-use tipsec_dataplane::mac::MacAddr;
 
 use super::{CLAIM_LIFE, LinkState, Machine};
+use crate::address::Addresses;
 use crate::time::Instant;
 
 /// One peer, or one stranger who names another master key.
@@ -26,7 +26,7 @@ pub struct PeerView {
     /// Another master key that somebody in its name claims; unverified.
     pub claimed_master: Option<MasterId>,
     /// Where it receives.
-    pub address: Option<MacAddr>,
+    pub addresses: Option<Addresses>,
     /// Epoch of the sending SA.
     pub tx_epoch: Option<Epoch>,
     /// Highest epoch of the receiving SAs.
@@ -59,7 +59,7 @@ impl Machine {
                 claimed_master: claims()
                     .find(|(node, _)| *node == peer.node)
                     .map(|(_, m)| m),
-                address: peer.address,
+                addresses: peer.addresses,
                 tx_epoch: peer.tx.as_ref().map(|tx| tx.epoch),
                 rx_epoch: peer.rx.iter().map(|sa| sa.epoch).max(),
                 key_age: peer.keys_since.map(|since| now.since(since)),
@@ -76,7 +76,7 @@ impl Machine {
                     incarnation: None,
                     master: None,
                     claimed_master: Some(master),
-                    address: None,
+                    addresses: None,
                     tx_epoch: None,
                     rx_epoch: None,
                     key_age: None,

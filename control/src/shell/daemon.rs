@@ -86,7 +86,7 @@ impl Daemon {
     /// Sleeps until something happens or is due; true if a signal came.
     fn wait(&self) -> io::Result<bool> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        let sockets = self.node.bearers.iter().map(|port| port.socket.as_fd());
+        let sockets = self.node.nics.iter().map(|nic| nic.socket.as_fd());
         for fd in sockets.chain(self.node.hub.wake_fds()) {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }

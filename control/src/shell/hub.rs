@@ -10,28 +10,12 @@ use std::os::fd::BorrowedFd;
 use tipsec_dataplane::attach::{Attachment, MapUpdateError};
 use tipsec_dataplane::command::{Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{LaneIndex, PeerIndex, Spi};
-use tipsec_dataplane::mac::MacAddr;
-use tipsec_dataplane::outer::OuterHeader;
 use tipsec_dataplane::payload::Probe;
 use tipsec_dataplane::worker::WorkerHandle;
 
+use super::nic::Link;
+use crate::address::{Addresses, Network};
 use crate::machine::Token;
-
-/// The network that a bearer is on, as far as frames to send need to know.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Link {
-    /// The bearer's own address.
-    pub own: MacAddr,
-    /// EtherType of Tipsec frames.
-    pub ethertype: u16,
-}
-
-impl Link {
-    /// The outer header of frames to a station.
-    pub fn path_to(&self, to: MacAddr) -> OuterHeader {
-        OuterHeader::ethernet(self.own, to, self.ethertype, None)
-    }
-}
 
 /// One worker as the control thread sees it.
 pub struct WorkerPort {
@@ -41,15 +25,20 @@ pub struct WorkerPort {
     pub handle: WorkerHandle,
     /// The core that it is pinned to.
     pub core: Option<u32>,
-    /// What its bearer is connected to.
-    pub link: Link,
+    /// The network that its NIC is on, and how frames leave there.
+    pub link: (Network, Link),
     /// Commands that found no room yet.
     backlog: VecDeque<Command>,
 }
 
 impl WorkerPort {
     /// A port to a worker that has just been started.
-    pub fn new(channel: ControlEnd, handle: WorkerHandle, core: Option<u32>, link: Link) -> Self {
+    pub fn new(
+        channel: ControlEnd,
+        handle: WorkerHandle,
+        core: Option<u32>,
+        link: (Network, Link),
+    ) -> Self {
         Self {
             channel,
             handle,
@@ -88,8 +77,8 @@ pub enum Report {
     Installed(Token),
     /// The lanes of this token are gone everywhere.
     Removed(Token),
-    /// A worker's own event.
-    Worker(Event),
+    /// An event of the worker with this number.
+    Worker(usize, Event),
 }
 
 /// All workers and all maps.
@@ -196,9 +185,11 @@ impl Hub {
     }
 
     /// Installs sending lanes, each at its own worker, with the way there.
-    pub fn install_tx(&mut self, peer: PeerIndex, to: MacAddr, lanes: Vec<TxLaneSpec>) {
+    /// A worker on a network that the peer is not on has no way to it.
+    pub fn install_tx(&mut self, peer: PeerIndex, to: &Addresses, lanes: Vec<TxLaneSpec>) {
         for worker in &mut self.workers {
-            let path = Some(worker.link.path_to(to));
+            let (network, link) = worker.link;
+            let path = to.on(network).and_then(|to| link.path_to(to));
             worker.send(Command::SetPath { peer, path });
         }
         for lane in lanes {
@@ -224,9 +215,9 @@ impl Hub {
         }
     }
 
-    /// Lets data through to a peer, or holds it.
-    pub fn allow_data(&mut self, peer: PeerIndex, allowed: bool) {
-        for worker in &mut self.workers {
+    /// Lets data on a lane through to a peer, or holds it.
+    pub fn allow_data(&mut self, peer: PeerIndex, lane: LaneIndex, allowed: bool) {
+        if let Some(worker) = self.workers.get_mut(usize::from(lane.0)) {
             worker.send(Command::AllowData { peer, allowed });
         }
     }
@@ -256,7 +247,7 @@ impl Hub {
                         }
                     }
                     Event::Refused { seq } => self.on_refused(seq),
-                    other => return Ok(Some(Report::Worker(other))),
+                    other => return Ok(Some(Report::Worker(at, other))),
                 }
             }
         }

@@ -10,6 +10,7 @@ pub mod check;
 pub mod clock;
 pub mod daemon;
 pub mod hub;
+pub mod nic;
 pub mod node;
 pub mod packet_socket;
 mod reports;

@@ -3,20 +3,19 @@
 //! that.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tipsec_dataplane::attach::MapUpdateError;
 use tipsec_dataplane::command::Event;
-use tipsec_dataplane::ids::PeerIndex;
+use tipsec_dataplane::ids::{LaneIndex, PeerIndex};
 use tipsec_xdp::wire::MAX_CONTROL_FRAME_LEN;
 
 use super::clock::{self, OsRandom};
 use super::hub::{Hub, Report};
-use super::packet_socket::PacketSocket;
+use super::nic::{self, Nic};
 use crate::admin::{
-    BearerReport, ErrorCode, Failure, MAX_EVENTS, MasterReport, RekeyIntervalReport,
-    RekeyNowReport, Reply, Request, Response, TapReport,
+    ErrorCode, Failure, MAX_EVENTS, MasterReport, RekeyIntervalReport, RekeyNowReport, Reply,
+    Request, Response, TapReport,
 };
 use crate::derive::ClusterKeys;
 use crate::keyring::Keyring;
@@ -27,21 +26,11 @@ use crate::time::Instant;
 /// Control frames taken from one socket before everything else gets its turn.
 const FRAMES_A_PASS: usize = 64;
 
-/// What the daemon keeps of one bearer: the worker has the rest.
-pub struct BearerPort {
-    /// Where control frames come and go.
-    pub socket: PacketSocket,
-    /// The AF_XDP socket, for its statistics alone.
-    pub statistics: OwnedFd,
-    /// What it is, for `status`.
-    pub report: BearerReport,
-}
-
 /// A node without its loop.
 pub struct Node {
     pub(super) machine: Machine,
     pub(super) hub: Hub,
-    pub(super) bearers: Vec<BearerPort>,
+    pub(super) nics: Vec<Nic>,
     pub(super) tap: TapReport,
     pub(super) started: Instant,
     pub(super) sends_failed: u64,
@@ -59,7 +48,7 @@ impl Node {
     pub fn new(
         mut machine: Machine,
         hub: Hub,
-        bearers: Vec<BearerPort>,
+        nics: Vec<Nic>,
         tap: TapReport,
         keyring: Keyring,
     ) -> Self {
@@ -73,7 +62,7 @@ impl Node {
         Self {
             machine,
             hub,
-            bearers,
+            nics,
             tap,
             started: now,
             sends_failed: 0,
@@ -146,13 +135,9 @@ impl Node {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Send { to, frame } => {
-                // Only one bearer in this version; each will get its own copy
-                // of a beacon, and the peer's own bearer the rest.
-                for port in &self.bearers {
-                    if let Err(error) = port.socket.send(to, &frame) {
-                        self.sends_failed += 1;
-                        tracing::debug!("control frame to {to} not sent: {error}");
-                    }
+                if let Err(error) = nic::send(&self.nics, to, &frame) {
+                    self.sends_failed += 1;
+                    tracing::debug!("control frame to {to:?} not sent: {error}");
                 }
             }
             Action::InstallRx { token, lanes } => self.hub.install_rx(token, lanes),
@@ -160,9 +145,13 @@ impl Node {
                 let removed = self.hub.remove_rx(token, &spis);
                 self.note_map_error(removed);
             }
-            Action::InstallTx { peer, to, lanes } => self.hub.install_tx(peer, to, lanes),
+            Action::InstallTx { peer, to, lanes } => self.hub.install_tx(peer, &to, lanes),
             Action::RemoveTx { peer } => self.hub.remove_tx(peer),
-            Action::AllowData { peer, allowed } => self.hub.allow_data(peer, allowed),
+            Action::AllowData {
+                peer,
+                lane,
+                allowed,
+            } => self.hub.allow_data(peer, lane, allowed),
             Action::SendProbe { peer, lane, probe } => self.hub.send_probe(peer, lane, probe),
             Action::UnlistPeer { node } => {
                 for attachment in self.hub.attachments_mut() {
@@ -205,35 +194,58 @@ impl Node {
         let input = match report {
             Report::Installed(token) => Input::Installed(token),
             Report::Removed(token) => Input::Removed(token),
-            Report::Worker(event) => match event {
+            Report::Worker(worker, event) => match event {
                 Event::Done { .. } | Event::Refused { .. } => return,
                 Event::FirstOpen { peer, spi } => Input::FirstOpen { peer, spi },
                 Event::ProbeReply { peer, probe, .. } => Input::ProbeReply { peer, probe },
                 Event::BudgetLow { peer, .. } => Input::BudgetLow { peer },
                 Event::BudgetSpent { peer, .. } => Input::BudgetSpent { peer },
                 Event::OpenLimit { peer, spi } => Input::OpenLimit { peer, spi },
-                Event::BearerLost => {
-                    let text = "the network device is gone; its keys are kept, its frames are \
-                                dropped; restart tipsecd when it is back"
-                        .to_owned();
-                    return self
-                        .machine
-                        .note(clock::now(), EventKind::BearerLost, None, text);
-                }
+                Event::BearerLost => return self.on_bearer_lost(worker),
             },
         };
         self.input(input);
     }
 
+    /// The queue of a worker is gone. Its lanes stay, so that no number is used
+    /// again; the other workers carry on, and peers learn where this node still
+    /// receives.
+    fn on_bearer_lost(&mut self, worker: usize) {
+        let Some(what) = nic::lose(&mut self.nics, worker) else {
+            return;
+        };
+        let left = nic::addresses(&self.nics);
+        let rest = match left {
+            Some(_) => "the others carry on",
+            None => "nothing carries frames any more",
+        };
+        let text = format!(
+            "{what} is gone; its keys are kept, its frames are dropped, {rest}; restart tipsecd \
+             when it is back"
+        );
+        self.machine
+            .note(clock::now(), EventKind::BearerLost, None, text);
+        if let Ok(lane) = u8::try_from(worker) {
+            self.input(Input::LaneLost(LaneIndex(lane)));
+        }
+        if let Some(addresses) = left {
+            self.input(Input::SetAddresses(addresses));
+        }
+    }
+
     fn take_frames(&mut self) {
         let mut buffer = [0; MAX_CONTROL_FRAME_LEN];
-        for at in 0..self.bearers.len() {
+        for at in 0..self.nics.len() {
             for _ in 0..FRAMES_A_PASS {
-                let Some((source, bytes)) = self.bearers[at].socket.receive(&mut buffer) else {
+                let Some((source, bytes)) = self.nics[at].socket.receive(&mut buffer) else {
                     break;
                 };
                 self.frames_received += 1;
-                self.input(Input::Frame { bytes, source });
+                self.input(Input::Frame {
+                    bytes,
+                    network: self.nics[at].network,
+                    source,
+                });
             }
         }
     }
@@ -246,8 +258,8 @@ impl Node {
             return;
         }
         self.next_look = now + self.machine.settings().link_tolerance / 4;
-        for port in &self.bearers {
-            self.socket_dropped += port.socket.take_dropped();
+        for nic in &self.nics {
+            self.socket_dropped += nic.socket.take_dropped();
         }
         let indexes = self
             .machine

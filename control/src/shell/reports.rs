@@ -8,9 +8,10 @@ use tipsec_dataplane::counters::{PeerCounters, RxDrop, TxDrop};
 use tipsec_dataplane::ids::PeerIndex;
 
 use super::node::Node;
+use crate::address::Addresses;
 use crate::admin::{
-    Counts, EventReport, EventsReport, LinkState, PeerReport, PeersReport, StatusReport,
-    WorkerReport, rfc3339,
+    AddressReport, Counts, EventReport, EventsReport, LinkState, PeerReport, PeersReport,
+    StatusReport, WorkerReport, rfc3339,
 };
 use crate::machine::{self, Count, PeerView};
 use crate::time::Instant;
@@ -30,6 +31,13 @@ fn add_drops(counts: &mut Counts, of: &PeerCounters) {
     }
 }
 
+fn address_reports(addresses: &Addresses) -> impl Iterator<Item = AddressReport> {
+    addresses.iter().map(|(network, address)| AddressReport {
+        network: network.number(),
+        address: address.to_string(),
+    })
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -45,8 +53,8 @@ impl Node {
             }
         }
         let mut xsk = Counts::new();
-        for port in &self.bearers {
-            let Ok(counts) = XdpStatistics::read(&port.statistics) else {
+        for queue in self.nics.iter().flat_map(|nic| &nic.queues) {
+            let Ok(counts) = XdpStatistics::read(&queue.statistics) else {
                 continue;
             };
             for (name, count) in [
@@ -75,9 +83,10 @@ impl Node {
                 .map(|interval| u32::try_from(interval.as_secs()).unwrap_or(u32::MAX)),
             rekeys_completed: self.machine.counts().value(Count::Rekeyed),
             bearers: self
-                .bearers
+                .nics
                 .iter()
-                .map(|port| port.report.clone())
+                .flat_map(|nic| &nic.queues)
+                .map(|queue| queue.report.clone())
                 .collect(),
             tap: Some(self.tap.clone()),
             workers: self.worker_reports(),
@@ -132,7 +141,7 @@ impl Node {
             incarnation: view.incarnation.map(|id| id.to_string()),
             master_id: view.master.map(|id| id.to_string()),
             claimed_master_id: view.claimed_master.map(|id| id.to_string()),
-            address: view.address.map(|address| address.to_string()),
+            addresses: view.addresses.iter().flat_map(address_reports).collect(),
             tx_epoch: view.tx_epoch.map(|epoch| epoch.0),
             rx_epoch: view.rx_epoch.map(|epoch| epoch.0),
             key_age_ms: view.key_age.map(millis),

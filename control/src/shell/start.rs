@@ -18,11 +18,13 @@ use tipsec_dataplane::worker::{self, Polling, SpawnError, Worker, WorkerConfig, 
 use super::admin_server::{AdminServer, AdminServerError};
 use super::clock::{self, OsRandom};
 use super::daemon::{Daemon, watch_signals};
-use super::hub::{Hub, Link, WorkerPort};
-use super::node::{BearerPort, Node};
+use super::hub::{Hub, WorkerPort};
+use super::nic::{self, Link, Nic, QueuePort};
+use super::node::Node;
 use super::packet_socket::PacketSocket;
-use crate::admin::{BearerReport, TapReport};
-use crate::config::{self, Config, ConfigError, ModeChoice};
+use crate::address::Network;
+use crate::admin::{BearerReport, BearerState, TapReport};
+use crate::config::{self, BearerConfig, Config, ConfigError, ModeChoice};
 use crate::keyring::{Keyring, KeyringError};
 use crate::machine::{Machine, Settings};
 use crate::time::Random;
@@ -84,37 +86,43 @@ fn refused(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 /// # Errors
 /// [`StartError`]; then nothing is left behind.
 pub fn start(config: &Config) -> Result<Daemon, StartError> {
-    let Some(wanted) = config.bearers.first() else {
-        return Err(config.error_at("bearer", "one [[bearer]] is needed").into());
-    };
-    let sizes = XdpConfig {
-        in_flight_max: wanted
-            .tx_depth
-            .map_or(XdpConfig::default().in_flight_max, |depth| depth as usize),
-        ..XdpConfig::default()
-    };
-    check_host(sizes.umem_bytes())?;
+    let workers: usize = config.bearers.iter().map(|nic| nic.queues.len()).sum();
+    let umem_bytes = XdpConfig::default().umem_bytes();
+    check_host(umem_bytes * workers as u64)?;
     OsRandom::check().map_err(refused("get random bytes"))?;
-    let interface = Interface::check(&wanted.interface)
-        .map_err(|error| config.error_at("bearer.interface", error.to_string()))?;
-    interface
-        .check_queue(wanted.queue)
-        .map_err(|error| config.error_at("bearer.queue", error.to_string()))?;
+    let interfaces = check_interfaces(config)?;
     // Whoever ends us from here on finds everything taken down again.
     let signals = watch_signals().map_err(refused("watch signals"))?;
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
     let keyring = Keyring::open(&config.state_dir)?;
     let master = keyring.load()?;
 
-    let mode = mode(wanted.mode);
-    let mut attachment = Attachment::attach(&interface, config.node, wanted.ethertype, mode)?;
-    let bearer = XdpBearer::open(&mut attachment, wanted.queue, &sizes)?;
-    let report = bearer.report().clone();
-    let statistics = bearer
-        .statistics_fd()
-        .map_err(refused("keep the AF_XDP socket's statistics"))?;
-    let tap_config = tap_config(config, interface.mtu)?;
-    let tap = Tap::create(&tap_config, 1)?;
+    let mut attachments = Vec::new();
+    let mut nics = Vec::new();
+    let mut queues = Vec::new();
+    for (wanted, interface) in config.bearers.iter().zip(&interfaces) {
+        let mode = mode(wanted.mode);
+        let attachment = Attachment::attach(interface, config.node, wanted.ethertype, mode)?;
+        attachments.push(attachment);
+    }
+    for ((wanted, interface), attachment) in
+        config.bearers.iter().zip(&interfaces).zip(&mut attachments)
+    {
+        nics.push(open_nic(
+            config,
+            wanted,
+            interface,
+            attachment,
+            &mut queues,
+        )?);
+    }
+    let Some(addresses) = nic::addresses(&nics) else {
+        return Err(config.error_at("bearer", "one [[bearer]] is needed").into());
+    };
+    // Whichever bearer a frame takes, it must fit.
+    let mtu = interfaces.iter().map(|interface| interface.mtu).min();
+    let tap_config = tap_config(config, mtu.unwrap_or_default())?;
+    let tap = Tap::create(&tap_config, queues.len())?;
     let tap_report = TapReport {
         name: tap.name().to_owned(),
         mtu: tap_config.mtu.into(),
@@ -126,40 +134,12 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
             .map(ToString::to_string)
             .collect(),
     };
-    let socket = PacketSocket::open(interface.index, wanted.ethertype, interface.mac)
-        .map_err(refused("open the packet socket for control frames"))?;
-
-    let worker_config = WorkerConfig {
-        node: config.node,
-        encapsulation: Encapsulation::ethernet(interface.mac, wanted.ethertype, None),
-        mtu: interface.mtu as usize,
-        peers: usize::from(MAX_PEERS),
-        spis: SPI_SLOTS as usize,
-        polling: match config.polling {
-            config::Polling::Sleep => Polling::Sleep,
-            config::Polling::Spin => Polling::Spin,
-        },
-    };
-    let (control_end, worker_end) =
-        command::channel().map_err(refused("make an eventfd for the worker"))?;
-    let link = Link {
-        own: interface.mac,
-        ethertype: wanted.ethertype,
-    };
-    let core = wanted.core.map(|core| core as usize);
-    let handle = spawn(
-        config.provider,
-        worker_config,
-        worker_end,
-        bearer,
-        // As many as were asked for, which is one.
-        tap.into_queues().swap_remove(0),
-        core,
-    )?;
-    let hub = Hub::new(
-        vec![WorkerPort::new(control_end, handle, wanted.core, link)],
-        vec![attachment],
-    );
+    let lanes = queues.iter().map(|queue| queue.network).collect();
+    let mut ports = Vec::new();
+    for ((number, queue), tap) in (0..).zip(queues).zip(tap.into_queues()) {
+        ports.push(start_worker(config, number, queue, tap)?);
+    }
+    let hub = Hub::new(ports, attachments);
 
     let mut random = OsRandom;
     let now = clock::now();
@@ -167,8 +147,8 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
         node: config.node,
         incarnation: Incarnation(random.next_u64()),
         cluster: config.cluster.clone(),
-        address: interface.mac,
-        lanes: 1,
+        addresses,
+        lanes,
         suites: config.suites.clone(),
         rekey_interval: config
             .rekey_interval_s
@@ -179,31 +159,129 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
         max_peers: MAX_PEERS,
         spi_slots: SPI_SLOTS,
     };
-    let port = BearerPort {
-        socket,
-        statistics,
-        report: BearerReport {
-            interface: report.interface,
-            queue: report.queue,
-            core: wanted.core,
-            mode: report.mode.name().to_owned(),
-            encapsulation: "ethernet".to_owned(),
-            mtu: interface.mtu,
-            mac: interface.mac.to_string(),
-            aead: config.provider.name().to_owned(),
-            suite: config
-                .suites
-                .first()
-                .map_or("", |suite| suite.name())
-                .to_owned(),
-        },
-    };
     let machine = Machine::new(settings, now, &mut random);
-    let mut node = Node::new(machine, hub, vec![port], tap_report, keyring);
+    let mut node = Node::new(machine, hub, nics, tap_report, keyring);
     if let Some(master) = master {
         node.use_master(&master);
     }
     Ok(Daemon::new(node, admin, signals))
+}
+
+/// What is wrong with an interface is said before anything is touched.
+fn check_interfaces(config: &Config) -> Result<Vec<Interface>, ConfigError> {
+    let mut interfaces = Vec::new();
+    for (at, wanted) in config.bearers.iter().enumerate() {
+        let interface = Interface::check(&wanted.interface)
+            .map_err(|error| config.bearer_error(at, "interface", error.to_string()))?;
+        for &queue in &wanted.queues {
+            interface
+                .check_queue(queue)
+                .map_err(|error| config.bearer_error(at, "queues", error.to_string()))?;
+        }
+        interfaces.push(interface);
+    }
+    Ok(interfaces)
+}
+
+/// What one worker is going to serve.
+struct Queue {
+    bearer: XdpBearer,
+    core: Option<u32>,
+    network: Network,
+    link: Link,
+    mtu: u32,
+}
+
+/// Opens a NIC's packet socket and the AF_XDP sockets of its queues, which go
+/// to the end of `queues`: a queue's place there is its worker's number.
+fn open_nic(
+    config: &Config,
+    wanted: &BearerConfig,
+    interface: &Interface,
+    attachment: &mut Attachment,
+    queues: &mut Vec<Queue>,
+) -> Result<Nic, StartError> {
+    let defaults = XdpConfig::default();
+    let sizes = XdpConfig {
+        in_flight_max: wanted
+            .tx_depth
+            .map_or(defaults.in_flight_max, |depth| depth as usize),
+        ..defaults
+    };
+    let link = Link {
+        own: interface.mac,
+        ethertype: wanted.ethertype,
+    };
+    let mut ports = Vec::new();
+    for (at, &queue) in wanted.queues.iter().enumerate() {
+        let bearer = XdpBearer::open(attachment, queue, &sizes)?;
+        let statistics = bearer
+            .statistics_fd()
+            .map_err(refused("keep the AF_XDP socket's statistics"))?;
+        let core = wanted.cores.get(at).copied();
+        let suite = config.suites.first().map_or("", |suite| suite.name());
+        let report = BearerReport {
+            interface: interface.name.clone(),
+            queue,
+            // The configuration allows no more than MAX_LANES.
+            worker: u8::try_from(queues.len()).unwrap_or(u8::MAX),
+            network: wanted.network.number(),
+            state: BearerState::Up,
+            core,
+            mode: bearer.report().mode.name().to_owned(),
+            encapsulation: "ethernet".to_owned(),
+            mtu: interface.mtu,
+            mac: interface.mac.to_string(),
+            aead: config.provider.name().to_owned(),
+            suite: suite.to_owned(),
+        };
+        ports.push(QueuePort { statistics, report });
+        queues.push(Queue {
+            bearer,
+            core,
+            network: wanted.network,
+            link,
+            mtu: interface.mtu,
+        });
+    }
+    Ok(Nic {
+        network: wanted.network,
+        link,
+        socket: PacketSocket::open(interface.index, wanted.ethertype, interface.mac)
+            .map_err(refused("open the packet socket for control frames"))?,
+        queues: ports,
+    })
+}
+
+fn start_worker(
+    config: &Config,
+    number: u8,
+    queue: Queue,
+    tap: TapQueue,
+) -> Result<WorkerPort, StartError> {
+    let Link { own, ethertype } = queue.link;
+    let worker_config = WorkerConfig {
+        node: config.node,
+        encapsulation: Encapsulation::ethernet(own, ethertype, None),
+        mtu: queue.mtu as usize,
+        peers: usize::from(MAX_PEERS),
+        spis: SPI_SLOTS as usize,
+        polling: match config.polling {
+            config::Polling::Sleep => Polling::Sleep,
+            config::Polling::Spin => Polling::Spin,
+        },
+    };
+    let (control_end, worker_end) =
+        command::channel().map_err(refused("make an eventfd for the worker"))?;
+    let thread = Thread {
+        // 15 bytes are shown.
+        name: format!("tipsec-worker{number}"),
+        core: queue.core.map(|core| core as usize),
+    };
+    let ends = (worker_end, queue.bearer, tap);
+    let handle = spawn(config.provider, worker_config, ends, &thread)?;
+    let link = (queue.network, queue.link);
+    Ok(WorkerPort::new(control_end, handle, queue.core, link))
 }
 
 fn mode(choice: ModeChoice) -> Mode {
@@ -237,30 +315,28 @@ fn tap_config(config: &Config, bearer_mtu: u32) -> Result<TapConfig, ConfigError
     Ok(tap)
 }
 
+/// Where a worker runs.
+struct Thread {
+    name: String,
+    core: Option<usize>,
+}
+
 fn spawn(
     provider: Provider,
     config: WorkerConfig,
-    channel: WorkerEnd,
-    bearer: XdpBearer,
-    tap: TapQueue,
-    core: Option<usize>,
+    ends: (WorkerEnd, XdpBearer, TapQueue),
+    thread: &Thread,
 ) -> Result<WorkerHandle, SpawnError> {
     fn with<A: Aead>(
         config: WorkerConfig,
-        channel: WorkerEnd,
-        bearer: XdpBearer,
-        tap: TapQueue,
-        core: Option<usize>,
+        (channel, bearer, tap): (WorkerEnd, XdpBearer, TapQueue),
+        thread: &Thread,
     ) -> Result<WorkerHandle, SpawnError> {
         let worker: Worker<A, XdpBearer, TapQueue> = Worker::new(config, channel, bearer, tap);
-        worker::spawn(worker, core, "tipsec-worker0")
+        worker::spawn(worker, thread.core, &thread.name)
     }
     match provider {
-        Provider::Ring => {
-            with::<tipsec_dataplane::aead::ring::Ring>(config, channel, bearer, tap, core)
-        }
-        Provider::AwsLc => {
-            with::<tipsec_dataplane::aead::aws_lc::AwsLc>(config, channel, bearer, tap, core)
-        }
+        Provider::Ring => with::<tipsec_dataplane::aead::ring::Ring>(config, ends, thread),
+        Provider::AwsLc => with::<tipsec_dataplane::aead::aws_lc::AwsLc>(config, ends, thread),
     }
 }

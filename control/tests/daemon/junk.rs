@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tipsec_control::admin::{Counts, LinkState, StatusReport};
+use tipsec_control::admin::{AddressReport, Counts, LinkState, StatusReport};
 
 use crate::inject::{Random, echo_of, junk_of, one_of_each};
 use crate::lab::{Column, Lab, NIC, mac, port, wait_for};
@@ -54,7 +54,7 @@ struct PeerState {
     link: LinkState,
     incarnation: Option<String>,
     master_id: Option<String>,
-    address: Option<String>,
+    addresses: Vec<AddressReport>,
     epochs: (Option<u32>, Option<u32>),
     rekeys: u64,
 }
@@ -70,13 +70,13 @@ fn state(daemon: &Daemon) -> State {
         peers: peers
             // A frame under another master id is shown, as a claim; flipped
             // bits of the sender's id make strangers of it.
-            .filter(|peer| peer.address.is_some())
+            .filter(|peer| !peer.addresses.is_empty())
             .map(|peer| PeerState {
                 node: peer.node,
                 link: peer.link,
                 incarnation: peer.incarnation,
                 master_id: peer.master_id,
-                address: peer.address,
+                addresses: peer.addresses,
                 epochs: (peer.tx_epoch, peer.rx_epoch),
                 rekeys: peer.rekeys,
             })

@@ -12,8 +12,22 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The device of each node that faces the hub.
+/// The device of each node that faces the hub, and a second one.
 pub(crate) const NIC: &str = "eth1";
+pub(crate) const SECOND_NIC: &str = "eth2";
+
+/// How each node is joined to the hub.
+#[derive(Clone, Copy)]
+pub(crate) struct Wiring {
+    /// NICs of a node: each on a network, and so a bridge, of its own.
+    pub(crate) nics: usize,
+    /// Queues of a NIC, both ways.
+    pub(crate) queues: u32,
+}
+
+impl Wiring {
+    const PLAIN: Self = Self { nics: 1, queues: 1 };
+}
 
 /// The tap of each node.
 pub(crate) const TAP: &str = "tipsec0";
@@ -45,7 +59,7 @@ impl Lab {
     /// A lab of so many nodes, beside others; `None`, and a line that says so,
     /// without root.
     pub(crate) fn new(nodes: usize) -> Option<Self> {
-        Self::build(nodes, || {
+        Self::build(nodes, Wiring::PLAIN, || {
             let _guard = CORES.read().unwrap_or_else(PoisonError::into_inner);
             Share::Some { _guard }
         })
@@ -53,13 +67,18 @@ impl Lab {
 
     /// The same, while there is no other lab.
     pub(crate) fn alone(nodes: usize) -> Option<Self> {
-        Self::build(nodes, || {
+        Self::wired(nodes, Wiring::PLAIN)
+    }
+
+    /// The same with more NICs or queues.
+    pub(crate) fn wired(nodes: usize, wiring: Wiring) -> Option<Self> {
+        Self::build(nodes, wiring, || {
             let _guard = CORES.write().unwrap_or_else(PoisonError::into_inner);
             Share::All { _guard }
         })
     }
 
-    fn build(nodes: usize, share: impl FnOnce() -> Share) -> Option<Self> {
+    fn build(nodes: usize, wiring: Wiring, share: impl FnOnce() -> Share) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("SKIPPED (needs root)");
             return None;
@@ -73,11 +92,11 @@ impl Lab {
             prefix,
             nodes,
         };
-        lab.set_up();
+        lab.set_up(wiring);
         Some(lab)
     }
 
-    fn set_up(&self) {
+    fn set_up(&self, wiring: Wiring) {
         fs::create_dir(&self.dir).unwrap();
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o755)).unwrap();
         for ns in self.namespaces() {
@@ -91,32 +110,46 @@ impl Lab {
                 }
             });
         }
+        for nic in 0..wiring.nics {
+            self.add_network(nic, wiring.queues);
+        }
+    }
+
+    /// A bridge, and a NIC of each node that is joined to it.
+    fn add_network(&self, nic: usize, queues: u32) {
         let hub = self.hub();
-        let bridge = [
-            "link",
-            "add",
-            "br0",
-            "type",
-            "bridge",
-            "mcast_snooping",
-            "0",
-        ];
-        self.ip(&hub, &bridge);
-        self.ip(&hub, &["link", "set", "br0", "up"]);
+        let bridge = format!("br{nic}");
+        self.ip(
+            &hub,
+            &[
+                "link",
+                "add",
+                &bridge,
+                "type",
+                "bridge",
+                "mcast_snooping",
+                "0",
+            ],
+        );
+        self.ip(&hub, &["link", "set", &bridge, "up"]);
+        let queues = queues.to_string();
+        let several = ["numrxqueues", &queues, "numtxqueues", &queues];
+        let device = [NIC, SECOND_NIC][nic];
         for i in 1..=self.nodes {
-            let (ns, port) = (self.node(i), port(i));
-            let mac = mac_text(mac(i));
-            self.ip(
-                &ns,
-                &[
-                    "link", "add", NIC, "address", &mac, "type", "veth", "peer", "name", &port,
-                    "netns", &hub,
-                ],
-            );
-            self.ip(&hub, &["link", "set", &port, "master", "br0", "up"]);
-            self.ip(&ns, &["link", "set", NIC, "up"]);
+            let (ns, port) = (self.node(i), port_of(i, nic));
+            let mac = mac_text(mac_of(i, nic));
+            let ends = [
+                &["link", "add", device, "address", &mac][..],
+                &several,
+                &["type", "veth", "peer", "name", &port],
+                &several,
+                &["netns", &hub],
+            ];
+            self.ip(&ns, &ends.concat());
+            self.ip(&hub, &["link", "set", &port, "master", &bridge, "up"]);
+            self.ip(&ns, &["link", "set", device, "up"]);
             // Without a queue the veth loses frames silently when it is full.
-            for (ns, device) in [(&ns, NIC), (&hub, port.as_str())] {
+            for (ns, device) in [(&ns, device), (&hub, port.as_str())] {
                 let qdisc = ["-n", ns, "qdisc", "replace", "dev", device];
                 run(
                     "tc",
@@ -205,12 +238,24 @@ pub(crate) enum Column {
 
 /// The hub's device towards node `i`.
 pub(crate) fn port(i: usize) -> String {
-    format!("p{i}")
+    port_of(i, 0)
+}
+
+fn port_of(i: usize, nic: usize) -> String {
+    match nic {
+        0 => format!("p{i}"),
+        nic => format!("p{i}n{nic}"),
+    }
 }
 
 /// Address of node `i`'s NIC.
 pub(crate) fn mac(i: usize) -> [u8; 6] {
-    [0x02, 0xaa, 0, 0, 0, u8::try_from(i).unwrap()]
+    mac_of(i, 0)
+}
+
+fn mac_of(i: usize, nic: usize) -> [u8; 6] {
+    let last = |n: usize| u8::try_from(n).unwrap();
+    [0x02, 0xaa, 0, 0, last(nic), last(i)]
 }
 
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {

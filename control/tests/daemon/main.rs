@@ -15,6 +15,7 @@ mod identity;
 mod inject;
 mod junk;
 mod lab;
+mod lanes;
 mod node;
 mod past;
 mod raw;

@@ -30,6 +30,11 @@ pub(crate) fn id(i: usize) -> u32 {
 
 /// A configuration as a user would write it; rekeying is off.
 pub(crate) fn config(lab: &Lab, i: usize) -> String {
+    config_with(lab, i, &format!("[[bearer]]\ninterface = \"{NIC}\"\n"))
+}
+
+/// The same with these bearers.
+pub(crate) fn config_with(lab: &Lab, i: usize, bearers: &str) -> String {
     let dir = lab.dir.display();
     format!(
         "cluster = \"lab\"\n\
@@ -42,8 +47,7 @@ pub(crate) fn config(lab: &Lab, i: usize) -> String {
          [tap]\n\
          addresses = [\"10.77.0.{i}/24\"]\n\
          \n\
-         [[bearer]]\n\
-         interface = \"{NIC}\"\n\
+         {bearers}\
          \n\
          [rekey]\n\
          interval = \"off\"\n",
@@ -198,7 +202,17 @@ impl Drop for Daemon {
 /// Starts nodes 1 to `count` under one master key, and waits until all links
 /// are up.
 pub(crate) fn cluster(lab: &Lab, count: usize) -> Vec<Daemon> {
-    let daemons: Vec<_> = (1..=count).map(|i| Daemon::start(lab, i)).collect();
+    let configs: Vec<_> = (1..=count).map(|i| config(lab, i)).collect();
+    cluster_of(lab, &configs)
+}
+
+/// The same with these configurations.
+pub(crate) fn cluster_of(lab: &Lab, configs: &[String]) -> Vec<Daemon> {
+    let count = configs.len();
+    let daemons: Vec<_> = (1..)
+        .zip(configs)
+        .map(|(i, text)| Daemon::start_with(lab, i, text))
+        .collect();
     for daemon in &daemons {
         daemon.set_master(KEY);
     }

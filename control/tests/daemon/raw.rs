@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // the address of a packet socket
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -64,6 +64,25 @@ impl RawSocket {
             socket
         });
         Self(socket)
+    }
+
+    /// From now on frames leave by the device's queue whose number is that of
+    /// the sending thread's core, modulo queues (`packet_pick_tx_queue` in the
+    /// kernel), and on a veth arrive in the other end's queue of that number.
+    pub(crate) fn choose_queue_by_core(&self) {
+        let on: libc::c_int = 1;
+        // SAFETY: the descriptor is open, and the kernel reads the 4 bytes of a
+        // live integer (packet(7)).
+        let result = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_QDISC_BYPASS,
+                std::ptr::from_ref(&on).cast(),
+                4,
+            )
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
 
     /// Sends a frame; false if the device's queue is full.

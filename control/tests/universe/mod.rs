@@ -1,8 +1,9 @@
 //! A cluster of real key machines on a virtual clock, from one seed.
 //!
 //! Workers are modelled by what they promise: a receiving lane opens what was
-//! sealed with its key, once; commands take a moment to be acknowledged. The
-//! network loses, duplicates, delays and so reorders. Time only moves to the
+//! sealed with its key, once, at whichever worker it arrives; commands take a
+//! moment to be acknowledged. The networks lose, duplicate, delay and so
+//! reorder. Time only moves to the
 //! next thing that happens.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses a part
@@ -12,13 +13,14 @@ use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tipsec_control::address::{Address, Addresses, Network};
 use tipsec_control::derive::ClusterKeys;
 use tipsec_control::machine::{
-    Action, EventKind, Input, LinkState, Machine, PeerView, Settings, Token,
+    Action, Destination, EventKind, Input, LinkState, Machine, PeerView, Settings, Token,
 };
 use tipsec_control::time::{Instant, Random};
 use tipsec_dataplane::command::{RxLaneSpec, TxLaneSpec};
-use tipsec_dataplane::ids::{Incarnation, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::ids::{Incarnation, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::secret::Suite;
@@ -67,14 +69,18 @@ type LaneKey = (Vec<u8>, [u8; 12]);
 struct RxLane {
     peer: PeerIndex,
     node: NodeId,
+    lane: LaneIndex,
     key: LaneKey,
     opened: HashSet<u64>,
+    /// Workers that have opened a frame of it.
+    opened_at: HashSet<usize>,
 }
 
 struct TxLane {
     spi: Spi,
     key: LaneKey,
-    to: MacAddr,
+    /// The peer's address on the network of the lane.
+    to: Option<Address>,
     next: u64,
     data_allowed: bool,
 }
@@ -99,10 +105,13 @@ enum Wire {
 pub struct Node {
     pub machine: Machine,
     pub id: NodeId,
-    address: MacAddr,
+    /// The network of each worker.
+    lanes: Vec<Network>,
+    /// Workers whose NIC is gone.
+    pub lost: HashSet<usize>,
     random: Seeded,
     rx: BTreeMap<Spi, RxLane>,
-    tx: BTreeMap<PeerIndex, TxLane>,
+    tx: BTreeMap<(PeerIndex, usize), TxLane>,
     names: BTreeMap<NodeId, PeerIndex>,
     pub delivered: u64,
     pub counts: Losses,
@@ -112,6 +121,9 @@ pub struct Node {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Losses {
     pub no_key: u64,
+    pub no_path: u64,
+    /// Sealed at a worker without NIC.
+    pub lost: u64,
     pub unknown_spi: u64,
     pub not_open: u64,
     pub replayed: u64,
@@ -122,6 +134,7 @@ enum Happening {
         to: usize,
         life: u64,
         wire: Wire,
+        network: Network,
         source: MacAddr,
     },
     Installed {
@@ -171,6 +184,12 @@ pub struct Universe {
     pub faults: Faults,
     /// Links that carry nothing: (from, to).
     pub cut: HashSet<(usize, usize)>,
+    /// The same, of one network: (from, to, network).
+    pub cut_networks: HashSet<(usize, usize, Network)>,
+    /// Networks of the lanes of nodes that start from now on.
+    pub lanes: Vec<Network>,
+    /// Receives of each worker: (node, worker, lane of the sender).
+    pub opened: BTreeMap<(usize, usize, u8), u64>,
     /// Every (key, IV, packet number) ever sealed with.
     nonces: HashSet<(LaneKey, u64)>,
     payload: u64,
@@ -179,7 +198,7 @@ pub struct Universe {
     pub control_frames: u64,
     pub max_peers: u16,
     pub activity: bool,
-    pub captured: Vec<(MacAddr, Vec<u8>)>,
+    pub captured: Vec<(Destination, Vec<u8>)>,
 }
 
 pub fn master(n: u8) -> Arc<ClusterKeys> {
@@ -190,8 +209,25 @@ pub fn node_id(n: usize) -> NodeId {
     NodeId::new(1001 + u32::try_from(n).unwrap()).unwrap()
 }
 
-pub fn address_of(n: usize) -> MacAddr {
-    MacAddr([0x02, 0, 0, 0, 0, u8::try_from(n).unwrap()])
+pub fn network(number: u8) -> Network {
+    Network::new(number).unwrap()
+}
+
+fn mac_of(n: usize, network: Network) -> MacAddr {
+    MacAddr([0x02, 0, 0, 0, network.number(), u8::try_from(n).unwrap()])
+}
+
+pub fn address_of(n: usize, network: Network) -> Address {
+    Address::Ethernet(mac_of(n, network))
+}
+
+/// To a node, on the network that all are on.
+pub fn to_node(n: usize) -> Destination {
+    Destination::Node(Network::DEFAULT, address_of(n, Network::DEFAULT))
+}
+
+pub fn is_group(to: Destination) -> bool {
+    matches!(to, Destination::Group(_))
 }
 
 impl Universe {
@@ -206,6 +242,9 @@ impl Universe {
             order: 0,
             faults: Faults::default(),
             cut: HashSet::new(),
+            cut_networks: HashSet::new(),
+            lanes: vec![Network::DEFAULT],
+            opened: BTreeMap::new(),
             nonces: HashSet::new(),
             payload: 0,
             lost_by_network: 0,
@@ -239,8 +278,8 @@ impl Universe {
             node: id,
             incarnation: Incarnation(random.next_u64()),
             cluster: "test".parse().unwrap(),
-            address: address_of(n),
-            lanes: 1,
+            addresses: Self::addresses(n, &self.lanes),
+            lanes: self.lanes.clone(),
             suites: vec![Suite::Aes256Gcm],
             rekey_interval: interval,
             link_tolerance: ms(1500),
@@ -255,7 +294,8 @@ impl Universe {
         self.nodes[n] = Some(Node {
             machine,
             id,
-            address: address_of(n),
+            lanes: self.lanes.clone(),
+            lost: HashSet::new(),
             random,
             rx: BTreeMap::new(),
             tx: BTreeMap::new(),
@@ -263,6 +303,24 @@ impl Universe {
             delivered: 0,
             counts: Losses::default(),
         });
+    }
+
+    fn addresses(n: usize, lanes: &[Network]) -> Addresses {
+        let all = lanes.iter().map(|&on| (on, address_of(n, on)));
+        Addresses::first_of_each(all).unwrap()
+    }
+
+    /// The NIC of one worker goes for good, as the shell tells it.
+    pub fn lose_lane(&mut self, n: usize, lane: usize) {
+        let node = self.nodes[n].as_mut().unwrap();
+        node.lost.insert(lane);
+        let left = (0..node.lanes.len()).filter(|lane| !node.lost.contains(lane));
+        let left: Vec<_> = left.map(|lane| node.lanes[lane]).collect();
+        let lane = LaneIndex(u8::try_from(lane).unwrap());
+        self.input(n, Input::LaneLost(lane));
+        if !left.is_empty() {
+            self.input(n, Input::SetAddresses(Self::addresses(n, &left)));
+        }
     }
 
     /// SIGKILL.
@@ -403,7 +461,13 @@ impl Universe {
                 Action::Send { to, frame } => {
                     self.control_frames += 1;
                     self.captured.push((to, frame.clone()));
-                    self.transmit(n, to, &Wire::Control(frame));
+                    let (network, to) = match to {
+                        Destination::Group(network) => (network, None),
+                        Destination::Node(network, address) => (network, Some(address)),
+                    };
+                    if self.node(n).serves(network) {
+                        self.transmit(n, network, to, &Wire::Control(frame));
+                    }
                 }
                 Action::InstallRx { token, lanes } => {
                     let node = self.nodes[n].as_mut().unwrap();
@@ -424,45 +488,69 @@ impl Universe {
                 Action::InstallTx { to, lanes, .. } => {
                     let node = self.nodes[n].as_mut().unwrap();
                     for lane in lanes {
-                        node.install_tx(to, lane);
+                        node.install_tx(&to, lane);
                     }
                 }
                 Action::RemoveTx { peer } => {
-                    self.nodes[n].as_mut().unwrap().tx.remove(&peer);
+                    let node = self.nodes[n].as_mut().unwrap();
+                    node.tx.retain(|(of, _), _| *of != peer);
                 }
-                Action::AllowData { peer, allowed } => {
-                    if let Some(lane) = self.nodes[n].as_mut().unwrap().tx.get_mut(&peer) {
+                Action::AllowData {
+                    peer,
+                    lane,
+                    allowed,
+                } => {
+                    let worker = usize::from(lane.0);
+                    let node = self.nodes[n].as_mut().unwrap();
+                    if let Some(lane) = node.tx.get_mut(&(peer, worker)) {
                         lane.data_allowed = allowed;
                     }
                 }
-                Action::SendProbe { peer, probe, .. } => self.seal(n, peer, Plain::Probe(probe)),
+                Action::SendProbe { peer, lane, probe } => {
+                    self.seal(n, usize::from(lane.0), peer, Plain::Probe(probe));
+                }
                 Action::ListPeer { .. } | Action::UnlistPeer { .. } => {}
             }
         }
     }
 
-    /// One data frame from `n` to every other node.
+    /// One data frame from each worker of `n` that has a NIC to every other
+    /// node: the tap's queues of the others are detached.
     pub fn send_data(&mut self, n: usize) {
-        let Some(node) = &mut self.nodes[n] else {
+        let Some(node) = &self.nodes[n] else {
             return;
         };
         let peers: Vec<PeerIndex> = node.names.values().copied().collect();
-        for peer in peers {
-            let Some(node) = &mut self.nodes[n] else {
-                return;
-            };
-            if node.tx.get(&peer).is_none_or(|lane| !lane.data_allowed) {
-                node.counts.no_key += 1;
-                continue;
+        let workers = (0..node.lanes.len()).filter(|worker| !node.lost.contains(worker));
+        for worker in workers.collect::<Vec<_>>() {
+            for &peer in &peers {
+                let Some(node) = &mut self.nodes[n] else {
+                    return;
+                };
+                match node.tx.get(&(peer, worker)) {
+                    Some(lane) if !lane.data_allowed => node.counts.no_key += 1,
+                    None => node.counts.no_key += 1,
+                    Some(lane) if lane.to.is_none() => node.counts.no_path += 1,
+                    Some(_) => {
+                        self.payload += 1;
+                        self.seal(n, worker, peer, Plain::Data(self.payload));
+                    }
+                }
             }
-            self.payload += 1;
-            self.seal(n, peer, Plain::Data(self.payload));
         }
     }
 
-    fn seal(&mut self, n: usize, peer: PeerIndex, plain: Plain) {
+    fn seal(&mut self, n: usize, worker: usize, peer: PeerIndex, plain: Plain) {
         let node = self.nodes[n].as_mut().unwrap();
-        let Some(lane) = node.tx.get_mut(&peer) else {
+        if node.lost.contains(&worker) {
+            node.counts.lost += 1;
+            return;
+        }
+        let network = node.lanes[worker];
+        let Some(lane) = node.tx.get_mut(&(peer, worker)) else {
+            return;
+        };
+        let Some(to) = lane.to else {
             return;
         };
         let number = lane.next;
@@ -473,20 +561,23 @@ impl Universe {
             key: lane.key.clone(),
             plain,
         };
-        let (key, to) = (lane.key.clone(), lane.to);
+        let key = lane.key.clone();
         assert!(
             self.nonces.insert((key, number)),
             "a (key, nonce) pair was used twice"
         );
-        self.transmit(n, to, &wire);
+        self.transmit(n, network, Some(to), &wire);
     }
 
-    fn transmit(&mut self, n: usize, to: MacAddr, wire: &Wire) {
+    /// To one station, or without an address to all.
+    fn transmit(&mut self, n: usize, network: Network, to: Option<Address>, wire: &Wire) {
         for target in 0..self.nodes.len() {
-            if target == n || !(to.is_group() || to == address_of(target)) {
+            if target == n || to.is_some_and(|to| to != address_of(target, network)) {
                 continue;
             }
-            if self.cut.contains(&(n, target)) || self.random.chance(self.faults.loss) {
+            let cut = self.cut.contains(&(n, target))
+                || self.cut_networks.contains(&(n, target, network));
+            if cut || self.random.chance(self.faults.loss) {
                 self.lost_by_network += u64::from(matches!(
                     wire,
                     Wire::Sealed {
@@ -506,7 +597,8 @@ impl Universe {
                         to: target,
                         life: self.lives[target],
                         wire: wire.clone(),
-                        source: address_of(n),
+                        network,
+                        source: mac_of(n, network),
                     },
                 );
             }
@@ -514,15 +606,23 @@ impl Universe {
     }
 
     /// Puts a captured control frame on the wire again.
-    pub fn replay(&mut self, to: MacAddr, frame: Vec<u8>, from: usize) {
-        self.transmit(from, to, &Wire::Control(frame));
+    pub fn replay(&mut self, to: Destination, frame: Vec<u8>, from: usize) {
+        let (network, to) = match to {
+            Destination::Group(network) => (network, None),
+            Destination::Node(network, address) => (network, Some(address)),
+        };
+        self.transmit(from, network, to, &Wire::Control(frame));
     }
 
     fn happen(&mut self, what: Happening) {
         match what {
             Happening::Arrive {
-                to, wire, source, ..
-            } => self.arrive(to, wire, source),
+                to,
+                wire,
+                network,
+                source,
+                ..
+            } => self.arrive(to, wire, network, source),
             Happening::Installed { at, life, token } if life == self.lives[at] => {
                 self.input(at, Input::Installed(token));
             }
@@ -533,15 +633,23 @@ impl Universe {
         }
     }
 
-    fn arrive(&mut self, n: usize, wire: Wire, source: MacAddr) {
+    fn arrive(&mut self, n: usize, wire: Wire, network: Network, source: MacAddr) {
         let Some(node) = &mut self.nodes[n] else {
             return;
         };
+        // Which queue of the network's NICs: not the sender's to say.
+        let queues: Vec<usize> = node.living(network).collect();
+        if queues.is_empty() {
+            return;
+        }
+        let pick = self.random.next_u64() % queues.len() as u64;
+        let worker = queues[usize::try_from(pick).unwrap()];
         match wire {
             Wire::Control(bytes) => self.input(
                 n,
                 Input::Frame {
                     bytes: &bytes,
+                    network,
                     source,
                 },
             ),
@@ -559,13 +667,13 @@ impl Universe {
                     node.counts.not_open += 1;
                     return;
                 }
-                let first = lane.opened.is_empty();
                 if !lane.opened.insert(number) {
                     node.counts.replayed += 1;
                     return;
                 }
                 let peer = lane.peer;
-                if first {
+                *self.opened.entry((n, worker, lane.lane.0)).or_default() += 1;
+                if lane.opened_at.insert(worker) {
                     self.input(n, Input::FirstOpen { peer, spi });
                 }
                 if self.activity {
@@ -582,6 +690,7 @@ impl Universe {
                     Plain::Probe(probe) if probe.op == ProbeOp::Request => {
                         self.seal(
                             n,
+                            worker,
                             peer,
                             Plain::Probe(Probe {
                                 op: ProbeOp::Reply,
@@ -607,6 +716,8 @@ impl Universe {
             .flatten()
             .fold(Losses::default(), |sum, node| Losses {
                 no_key: sum.no_key + node.counts.no_key,
+                no_path: sum.no_path + node.counts.no_path,
+                lost: sum.lost + node.counts.lost,
                 unknown_spi: sum.unknown_spi + node.counts.unknown_spi,
                 not_open: sum.not_open + node.counts.not_open,
                 replayed: sum.replayed + node.counts.replayed,
@@ -625,13 +736,25 @@ impl Universe {
 }
 
 impl Node {
+    /// Workers with a NIC on a network.
+    fn living(&self, network: Network) -> impl Iterator<Item = usize> + '_ {
+        (0..self.lanes.len())
+            .filter(move |at| self.lanes[*at] == network && !self.lost.contains(at))
+    }
+
+    fn serves(&self, network: Network) -> bool {
+        self.living(network).next().is_some()
+    }
+
     fn install_rx(&mut self, lane: RxLaneSpec) {
         self.names.insert(lane.node, lane.peer);
         let new = RxLane {
             peer: lane.peer,
             node: lane.node,
+            lane: lane.lane,
             key: (lane.secret.key().to_vec(), *lane.secret.iv()),
             opened: HashSet::new(),
+            opened_at: HashSet::new(),
         };
         assert!(
             self.rx.insert(lane.spi, new).is_none(),
@@ -639,16 +762,17 @@ impl Node {
         );
     }
 
-    fn install_tx(&mut self, to: MacAddr, lane: TxLaneSpec) {
+    fn install_tx(&mut self, to: &Addresses, lane: TxLaneSpec) {
+        let worker = usize::from(lane.lane.0);
         self.names.insert(lane.node, lane.peer);
         let new = TxLane {
             spi: lane.spi,
             key: (lane.secret.key().to_vec(), *lane.secret.iv()),
-            to,
+            to: to.on(self.lanes[worker]),
             next: 0,
             data_allowed: true,
         };
-        if let Some(old) = self.tx.insert(lane.peer, new) {
+        if let Some(old) = self.tx.insert((lane.peer, worker), new) {
             assert_ne!(old.spi, lane.spi, "an SA is installed once");
         }
     }

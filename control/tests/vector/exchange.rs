@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tipsec_control::address::{Address, Addresses, Network};
 use tipsec_control::frame::ControlFrame;
-use tipsec_control::machine::{Action, Input, Machine, Settings, Token};
+use tipsec_control::machine::{Action, Destination, Input, Machine, Settings, Token};
 use tipsec_control::message::{Offer, Start};
 use tipsec_control::noise::{Initiator, Responder};
 use tipsec_control::time::{Instant, Random};
@@ -13,7 +14,6 @@ use tipsec_dataplane::command::{RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::secret::Suite;
-use tipsec_xdp::wire::GROUP_MAC;
 
 use super::file::Vector;
 use crate::{keys, node};
@@ -21,6 +21,41 @@ use crate::{keys, node};
 fn suites(codes: &[u8]) -> Vec<Suite> {
     let code = |c: &[u8]| Suite::from_code(u16::from_be_bytes([c[0], c[1]]));
     codes.chunks(2).map(|c| code(c).expect("a suite")).collect()
+}
+
+/// Reads addresses as the document writes them.
+fn addresses(bytes: &[u8]) -> Addresses {
+    assert_eq!(bytes.len(), 4 * 19);
+    let slots = (0..)
+        .zip(bytes.chunks(19))
+        .filter(|(_, slot)| slot.iter().any(|&byte| byte != 0));
+    let all = slots.map(|(number, slot)| {
+        assert_ne!(slot[0], 0, "none, and yet not empty");
+        let filled = [0, 6, 6, 18][usize::from(slot[0])];
+        let (address, rest) = slot[1..].split_at(filled);
+        assert!(rest.iter().all(|&byte| byte == 0));
+        let port = u16::from_be_bytes([address[filled - 2], address[filled - 1]]);
+        let address = match slot[0] {
+            1 => Address::Ethernet(MacAddr(address.try_into().expect("6 bytes"))),
+            2 => {
+                let ip: [u8; 4] = address[..4].try_into().expect("4 bytes");
+                Address::Udp((ip, port).into())
+            }
+            _ => {
+                let ip: [u8; 16] = address[..16].try_into().expect("16 bytes");
+                Address::Udp((ip, port).into())
+            }
+        };
+        (Network::new(number).expect("a network"), address)
+    });
+    Addresses::first_of_each(all).expect("an address")
+}
+
+/// The node's address on the network of the exchange.
+fn to_side(vector: &Vector, side: &str) -> Destination {
+    let addresses = addresses(vector.bytes(&format!("{side}_addresses")));
+    let address = addresses.on(Network::DEFAULT).expect("an address on it");
+    Destination::Node(Network::DEFAULT, address)
 }
 
 /// Gives out the 8-byte and the 32-byte draws of a vector; others there are none.
@@ -74,8 +109,8 @@ impl Side {
             node: node(vector.u32(side)),
             incarnation: Incarnation(incarnation),
             cluster: vector.text("cluster").parse().expect("a cluster name"),
-            address: MacAddr(vector.array(&field("address"))),
-            lanes: vector.u8(&field("lanes")),
+            addresses: addresses(vector.bytes(&field("addresses"))),
+            lanes: vec![Network::DEFAULT; vector.u8(&field("lanes")).into()],
             suites: suites(vector.bytes(&field("suites"))),
             rekey_interval: (interval_s > 0).then(|| Duration::from_secs(interval_s.into())),
             link_tolerance: Duration::from_millis(1500),
@@ -108,15 +143,18 @@ impl Side {
     }
 
     fn frame(&mut self, bytes: &[u8]) -> Outcome {
-        let source = MacAddr([2; 6]);
-        self.input(Input::Frame { bytes, source })
+        self.input(Input::Frame {
+            bytes,
+            network: Network::DEFAULT,
+            source: MacAddr([2; 6]),
+        })
     }
 }
 
 /// What a machine asked for.
 #[derive(Default)]
 struct Outcome {
-    sent: Vec<(MacAddr, Vec<u8>)>,
+    sent: Vec<(Destination, Vec<u8>)>,
     installing: Option<Token>,
     rx: Vec<RxLaneSpec>,
     tx: Vec<TxLaneSpec>,
@@ -124,9 +162,9 @@ struct Outcome {
 
 impl Outcome {
     /// The only frame, which goes to `to`.
-    fn frame_to(&self, to: [u8; 6]) -> &[u8] {
+    fn frame_to(&self, to: Destination) -> &[u8] {
         match self.sent.as_slice() {
-            [(address, frame)] if address.0 == to => frame,
+            [(address, frame)] if *address == to => frame,
             other => panic!("{} frames were sent", other.len()),
         }
     }
@@ -144,10 +182,22 @@ pub(crate) fn beacon(vector: &Vector, vectors: &[Vector]) {
     let exchange = named(vectors, "exchange");
     // The responder of the exchange; its beacon says who and where it is.
     let mut responder = Side::new(exchange, "responder", vector.u64("incarnation"));
-    let sent = responder.input(Input::Timer);
-    vector.says("frame", sent.frame_to(GROUP_MAC));
+    let sent = responder.input(Input::Timer).sent;
+    let number = vector.u8("network");
+    let network = Network::new(number).expect("a network");
+    let beacon = sent
+        .iter()
+        .find(|(to, _)| *to == Destination::Group(network));
+    let (_, frame) = beacon.expect("a beacon on this network");
+    vector.says("frame", frame);
     assert_eq!(vector.u32("node"), exchange.u32("responder"));
-    vector.says("address", exchange.bytes("responder_address"));
+    let addresses = exchange.bytes("responder_addresses");
+    assert_eq!(
+        sent.len(),
+        addresses.chunks(19).filter(|slot| slot[0] != 0).count()
+    );
+    let slot = addresses.chunks(19).nth(number.into()).expect("a slot");
+    vector.says("address", slot);
     for field in ["master", "cluster"] {
         vector.says(field, exchange.bytes(field));
     }
@@ -159,8 +209,7 @@ pub(crate) fn hello(vector: &Vector, vectors: &[Vector]) {
     let incarnation = vector.u64("responder_incarnation");
     let mut responder = Side::new(exchange, "responder", incarnation);
     let sent = responder.frame(exchange.bytes("m1"));
-    let to = exchange.array("initiator_address");
-    vector.says("frame", sent.frame_to(to));
+    vector.says("frame", sent.frame_to(to_side(exchange, "initiator")));
 }
 
 fn named<'a>(vectors: &'a [Vector], name: &str) -> &'a Vector {
@@ -172,8 +221,7 @@ pub(crate) fn exchange(vector: &Vector, vectors: &[Vector]) {
     let incarnation = |side: &str| vector.u64(&format!("{side}_incarnation"));
     let mut initiator = Side::new(vector, "initiator", incarnation("initiator"));
     let mut responder = Side::new(vector, "responder", incarnation("responder"));
-    let [to_initiator, to_responder] =
-        ["initiator_address", "responder_address"].map(|field| vector.array(field));
+    let [to_initiator, to_responder] = ["initiator", "responder"].map(|side| to_side(vector, side));
 
     // Its own beacon leaves with the first timer, and is not looked at here.
     initiator.input(Input::Timer);

@@ -17,29 +17,43 @@ use super::read::{file, number};
 use super::sys::{Command, Ethtool, text};
 use crate::config::{BearerConfig, Config, Polling};
 
-pub(super) fn bearer(config: &Config, wanted: &BearerConfig) -> Bearer {
+/// Every queue of the bearer with this number in the configuration.
+pub(super) fn per_queue(config: &Config, number: usize, wanted: &BearerConfig) -> Vec<Bearer> {
+    let pinned = |place: usize| wanted.cores.get(place).copied();
+    let queues = wanted.queues.iter().enumerate();
+    queues
+        .map(|(place, &queue)| bearer(config, number, wanted, (queue, pinned(place))))
+        .collect()
+}
+
+fn bearer(
+    config: &Config,
+    number: usize,
+    wanted: &BearerConfig,
+    (queue, core): (u32, Option<u32>),
+) -> Bearer {
     let in_flight = wanted
         .tx_depth
         .map_or(XdpConfig::default().in_flight_max, |depth| depth as usize);
     let at = |key: &str| {
-        let error = config.error_at(key, "");
+        let error = config.bearer_error(number, key, "");
         match error.line {
-            Some(line) => format!("{key} ({}:{line})", error.file),
-            None => format!("{key} ({})", error.file),
+            Some(line) => format!("{} ({}:{line})", error.key, error.file),
+            None => format!("{} ({})", error.key, error.file),
         }
     };
     Bearer {
         interface: wanted.interface.clone(),
-        queue: wanted.queue,
-        core: wanted.core,
+        queue,
+        core,
         mode: wanted.mode,
         spin: config.polling == Polling::Spin,
         in_flight,
         at: Places {
-            interface: at("bearer.interface"),
-            queue: at("bearer.queue"),
-            core: at("bearer.core"),
-            mode: at("bearer.mode"),
+            interface: at("interface"),
+            queue: at("queues"),
+            core: at("cores"),
+            mode: at("mode"),
         },
         link: link(&wanted.interface),
         nic: nic(&wanted.interface),

@@ -33,8 +33,10 @@ pub(super) fn facts(path: &Path) -> Facts {
     let (state, config) = config(path);
     let config = config.as_ref();
     let bearers = config.map_or_else(Vec::new, |config| {
-        let wanted = config.bearers.iter();
-        wanted.map(|wanted| nic::bearer(config, wanted)).collect()
+        let wanted = config.bearers.iter().enumerate();
+        wanted
+            .flat_map(|(number, wanted)| nic::per_queue(config, number, wanted))
+            .collect()
     });
     let in_flight = bearers.iter().map(|bearer| bearer.in_flight);
     let umem_bytes: u64 = in_flight.map(umem_bytes).sum();
