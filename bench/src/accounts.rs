@@ -115,6 +115,8 @@ pub struct Balance {
     pub lost: Counts,
     /// Frames that no counter explains, in words; empty is good.
     pub unaccounted: Vec<String>,
+    /// How many frames these are, lost or out of nowhere.
+    pub unaccounted_frames: u64,
     /// Must be empty.
     pub key_losses: Vec<KeyLoss>,
     /// Frames to and from a process that was killed in between; expected.
@@ -122,6 +124,16 @@ pub struct Balance {
     /// Data frames on the wire towards a killed process that nobody opened or
     /// may have opened in its earlier life.
     pub sent_to_killed: u64,
+}
+
+impl Balance {
+    /// Takes in what [`compare`] found.
+    fn accuse(&mut self, verdict: Option<(String, u64)>) {
+        if let Some((words, frames)) = verdict {
+            self.unaccounted.push(words);
+            self.unaccounted_frames += frames;
+        }
+    }
 }
 
 /// Refused before or by opening, so not among the opened.
@@ -136,7 +148,7 @@ const REFUSED: [RxDrop; 6] = [
 /// Losses of the AF_XDP socket; an empty fill ring is a cause of the first.
 const XSK_LOSSES: [&str; 2] = ["rx_dropped", "rx_ring_full"];
 /// Drops of the XDP program that may hit a data frame for this node.
-const XDP_LOSSES: [Reason; 6] = [
+pub(crate) const XDP_LOSSES: [Reason; 6] = [
     Reason::Reflected,
     Reason::BadVersion,
     Reason::BadLength,
@@ -274,7 +286,7 @@ fn check_sender(id: u32, node: &NodeBook, result: &mut Balance) {
         wire,
         named,
     );
-    result.unaccounted.extend(verdict);
+    result.accuse(verdict);
 }
 
 /// On the wire towards this node, and opened.
@@ -292,17 +304,18 @@ fn check_receiver(id: u32, node: &NodeBook, result: &mut Balance) {
         opened + refused,
         named,
     );
-    result.unaccounted.extend(verdict);
+    result.accuse(verdict);
 }
 
 /// `came` out of one place, `arrived` at the next, `named` lost between them.
-fn compare(what: &str, came: u64, arrived: u64, named: u64) -> Option<String> {
+fn compare(what: &str, came: u64, arrived: u64, named: u64) -> Option<(String, u64)> {
     if arrived > came {
-        return Some(format!("{what}: {} out of nowhere", arrived - came));
+        let surplus = arrived - came;
+        return Some((format!("{what}: {surplus} out of nowhere"), surplus));
     }
     let lost = came - arrived;
-    (lost > named)
-        .then(|| format!("{what}: {lost} lost, counters between them name {named} of them"))
+    let words = || format!("{what}: {lost} lost, counters between them name {named} of them");
+    (lost > named).then(|| (words(), lost - named))
 }
 
 /// Named losses between the bridge and the worker of a node.

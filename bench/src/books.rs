@@ -7,9 +7,11 @@ use std::time::Duration;
 use tipsec_control::admin::{LinkState, PeerReport};
 
 use crate::accounts::{Counts, Cut, NodeBook, PeerBook};
+use crate::admin::AdminClient;
 use crate::capture::Capture;
-use crate::cluster::{Cluster, TAP};
+use crate::cluster::Cluster;
 use crate::counts::device_drops;
+use crate::daemon::TAP;
 use crate::error::Result;
 use crate::topology::BEARER;
 use crate::wait::{self, Look};
@@ -26,21 +28,7 @@ const QUIET_WITHIN: Duration = Duration::from_secs(30);
 /// [`crate::Error::Timeout`] with what keeps moving; those of a daemon that does
 /// not answer.
 pub fn take(cluster: &mut Cluster, capture: &mut Capture) -> Result<Cut> {
-    let mut last = read(cluster, capture)?;
-    let mut cut = wait::until(
-        "all counters to stand still",
-        QUIET_WITHIN,
-        Duration::from_millis(1),
-        || {
-            let next = read(cluster, capture)?;
-            if next == last {
-                return Ok(Look::Done(next));
-            }
-            let moved = what_moved(&last, &next);
-            last = next;
-            Ok(Look::NotYet(moved))
-        },
-    )?;
+    let mut cut = steady(|| read(cluster, capture))?;
     // These only name losses, so it does not matter that they are read later.
     for node in &cluster.nodes {
         let port = &cluster.topology.ports[node.port];
@@ -53,10 +41,32 @@ pub fn take(cluster: &mut Cluster, capture: &mut Capture) -> Result<Cut> {
     Ok(cut)
 }
 
+/// The second of two readings in turn that agree.
+///
+/// # Errors
+/// [`crate::Error::Timeout`] with what keeps moving; those of `read`.
+pub(crate) fn steady(mut read: impl FnMut() -> Result<Cut>) -> Result<Cut> {
+    let mut last = read()?;
+    wait::until(
+        "all counters to stand still",
+        QUIET_WITHIN,
+        Duration::from_millis(1),
+        || {
+            let next = read()?;
+            if next == last {
+                return Ok(Look::Done(next));
+            }
+            let moved = what_moved(&last, &next);
+            last = next;
+            Ok(Look::NotYet(moved))
+        },
+    )
+}
+
 fn read(cluster: &mut Cluster, capture: &mut Capture) -> Result<Cut> {
     let mut cut = Cut::default();
     for index in cluster.running() {
-        let book = read_node(cluster, index)?;
+        let book = read_node(cluster.admin(index)?)?;
         cut.nodes.insert(cluster.nodes[index].id, book);
     }
     for ((from, to), count) in capture.pairs()? {
@@ -68,8 +78,11 @@ fn read(cluster: &mut Cluster, capture: &mut Capture) -> Result<Cut> {
     Ok(cut)
 }
 
-fn read_node(cluster: &mut Cluster, index: usize) -> Result<NodeBook> {
-    let admin = cluster.admin(index)?;
+/// What one daemon counts; the kernel's counts are left at 0.
+///
+/// # Errors
+/// Those of a daemon that does not answer.
+pub(crate) fn read_node(admin: &mut AdminClient) -> Result<NodeBook> {
     let peers = admin.peers()?.peers;
     let status = admin.status()?;
     let mut workers = Counts::new();

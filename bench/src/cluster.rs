@@ -1,5 +1,5 @@
-//! Daemons on a topology, each with a config file as an operator would write
-//! it. Imports `admin`, `keyctl`, `process`, `topology`.
+//! Daemons on a topology, and the directory of a run. Imports `daemon`,
+//! `keyctl`, `topology`.
 
 use std::fs::{self, DirBuilder};
 use std::net::Ipv4Addr;
@@ -10,23 +10,17 @@ use std::time::{Duration, Instant};
 use tipsec_control::admin::LinkState;
 
 use crate::admin::AdminClient;
+use crate::daemon::{Daemon, Settings};
 use crate::error::{Error, Result};
 use crate::keyctl::Keyctl;
 use crate::netns::Namespace;
-use crate::process::Process;
-use crate::topology::{BEARER, Topology};
+use crate::topology::Topology;
 use crate::wait::{self, Look};
 
 /// Where directories of runs are; root alone may write here, so nobody can
 /// put a link in the way.
 const RUN_DIRECTORY: &str = "/run";
 const PREFIX: &str = "tsec-";
-/// The device that applications use, in every node.
-pub const TAP: &str = "tipsec0";
-/// A daemon has to listen on its socket by then.
-const START_WITHIN: Duration = Duration::from_secs(10);
-/// A daemon has to leave by then.
-const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// The programs under test.
 #[derive(Clone, Debug)]
@@ -90,7 +84,8 @@ impl Drop for RunDirectory {
     }
 }
 
-fn make_directory(path: &Path) -> Result<()> {
+/// Makes a directory for its owner alone.
+pub(crate) fn make_directory(path: &Path) -> Result<()> {
     DirBuilder::new()
         .mode(0o700)
         .create(path)
@@ -128,8 +123,7 @@ pub struct Node {
     pub keyctl: Keyctl,
     config: PathBuf,
     socket: PathBuf,
-    daemon: Option<Process>,
-    admin: Option<AdminClient>,
+    daemon: Option<Daemon>,
 }
 
 /// All nodes. The order of fields is the order of the end: daemons, then
@@ -178,11 +172,24 @@ impl Cluster {
         let number = index + 1;
         let home = self.directory.path().join(format!("node{number}"));
         make_directory(&home)?;
-        make_directory(&home.join("state"))?;
+        let state = home.join("state");
+        make_directory(&state)?;
         let address = Ipv4Addr::new(10, 77, 0, number);
         let socket = home.join("admin.sock");
         let config = home.join("tipsec.toml");
-        let text = config_text(number, address, &home, &socket);
+        // Cores are dealt out in turn.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let settings = Settings {
+            cluster: "demo",
+            node: u32::from(number),
+            address,
+            state: &state,
+            socket: &socket,
+            core: usize::from(index) % cores,
+            provider: None,
+            suite: None,
+        };
+        let text = settings.text();
         fs::write(&config, text).map_err(Error::io(format!("write {}", config.display())))?;
         Ok(Node {
             id: u32::from(number),
@@ -192,7 +199,6 @@ impl Cluster {
             config,
             socket,
             daemon: None,
-            admin: None,
         })
     }
 
@@ -211,47 +217,19 @@ impl Cluster {
         let port = &self.topology.ports[node.port];
         let mut command = port.namespace.command(&self.binaries.tipsecd);
         command.arg("--config").arg(&node.config);
-        let started = Instant::now();
-        let mut daemon = Process::spawn(format!("tipsecd of node {}", node.id), &command)?;
-        node.admin = None;
-        let what = format!("tipsecd of node {} to answer", node.id);
-        let result = wait::until(&what, START_WITHIN, Duration::from_millis(5), || {
-            daemon.check_running()?;
-            // A socket of an earlier life refuses, a new one answers.
-            let answer = AdminClient::connect(node.id, &node.socket).and_then(|mut client| {
-                client.status()?;
-                Ok(client)
-            });
-            Ok(match answer {
-                Ok(client) => Look::Done(client),
-                Err(error) => Look::NotYet(error.to_string()),
-            })
-        });
-        let said = daemon.last_lines(10);
+        // An earlier life ends before the next begins.
+        node.daemon = None;
+        let daemon = Daemon::start(node.id, &command, &node.socket)?;
+        let started = daemon.started;
         node.daemon = Some(daemon);
-        node.admin = Some(result.map_err(|error| match error {
-            Error::Timeout {
-                what,
-                waited_ms,
-                state,
-            } => Error::Timeout {
-                what,
-                waited_ms,
-                state: format!("{state}; it said:\n{said}"),
-            },
-            other => other,
-        })?);
         Ok(started)
     }
 
     /// SIGKILL to a node's daemon; gone when this returns.
     pub fn kill(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        node.admin = None;
-        if let Some(daemon) = &mut node.daemon {
+        if let Some(daemon) = self.nodes[index].daemon.take() {
             daemon.kill();
         }
-        node.daemon = None;
     }
 
     /// Asks every daemon to leave, and gives those a name that did not do so
@@ -259,15 +237,8 @@ impl Cluster {
     pub fn stop(&mut self) -> Vec<String> {
         let mut stubborn = Vec::new();
         for node in &mut self.nodes {
-            node.admin = None;
-            if let Some(mut daemon) = node.daemon.take()
-                && !daemon.stop(STOP_WITHIN)
-            {
-                stubborn.push(format!(
-                    "node {}; it said last: {}",
-                    node.id,
-                    daemon.last_lines(3)
-                ));
+            if let Some(daemon) = node.daemon.take() {
+                stubborn.extend(daemon.stop().err());
             }
         }
         stubborn
@@ -275,7 +246,7 @@ impl Cluster {
 
     /// Nodes whose daemon runs, by index.
     pub fn running(&self) -> Vec<usize> {
-        let runs = |index: &usize| self.nodes[*index].admin.is_some();
+        let runs = |index: &usize| self.nodes[*index].daemon.is_some();
         (0..self.nodes.len()).filter(runs).collect()
     }
 
@@ -285,14 +256,13 @@ impl Cluster {
     /// [`Error::Ended`] if its daemon has ended, or was never started.
     pub fn admin(&mut self, index: usize) -> Result<&mut AdminClient> {
         let node = &mut self.nodes[index];
-        if let Some(daemon) = &mut node.daemon {
-            daemon.check_running()?;
-        }
-        node.admin.as_mut().ok_or_else(|| Error::Ended {
-            process: format!("tipsecd of node {}", node.id),
+        let id = node.id;
+        let daemon = node.daemon.as_mut().ok_or_else(|| Error::Ended {
+            process: format!("tipsecd of node {id}"),
             status: "not started".into(),
             log: String::new(),
-        })
+        })?;
+        daemon.admin()
     }
 
     /// Waits until every running node has a link to every other one.
@@ -344,34 +314,4 @@ impl Cluster {
         }
         words
     }
-}
-
-/// The config file of a node, as in docs/operations.md. Cores are dealt out in
-/// turn.
-fn config_text(number: u8, address: Ipv4Addr, home: &Path, socket: &Path) -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let core = usize::from(number - 1) % cores;
-    let (home, socket) = (home.display(), socket.display());
-    format!(
-        r#"cluster = "demo"
-node = {number}
-state_dir = "{home}/state"
-
-[admin]
-socket = "{socket}"
-
-[tap]
-name = "{TAP}"
-addresses = ["{address}/24"]
-
-[[bearer]]
-interface = "{BEARER}"
-core = {core}
-mode = "auto"
-encapsulation = "ethernet"
-
-[rekey]
-interval = "10m"
-"#
-    )
 }

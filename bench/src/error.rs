@@ -30,6 +30,14 @@ pub enum Error {
         /// The kernel's error.
         source: io::Error,
     },
+    /// Something of ours, or of the data plane, did not work.
+    #[error("cannot {what}: {detail}")]
+    Failed {
+        /// What was tried, as a verb.
+        what: String,
+        /// Why not, with all causes.
+        detail: String,
+    },
     /// Output of a program that does not read as expected.
     #[error("cannot make sense of {what}: {detail}")]
     Unreadable {
@@ -47,6 +55,14 @@ pub enum Error {
         waited_ms: u128,
         /// How things stood at the end.
         state: String,
+    },
+    /// A program that is not here.
+    #[error("cannot run {name}: {why}")]
+    Unavailable {
+        /// Its name.
+        name: String,
+        /// Why, and what to do about it.
+        why: String,
     },
     /// A process that should run ended.
     #[error("{process} ended ({status}); it said last:\n{log}")]

@@ -1,6 +1,5 @@
 //! iperf3 between two namespaces. Imports `netns`, `process`.
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +21,89 @@ pub enum Traffic {
         /// Mbit/s of payload.
         rate_mbit_s: u32,
     },
+}
+
+/// Traffic, and how it is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// What.
+    pub traffic: Traffic,
+    /// Streams at a time, each with the whole traffic.
+    pub streams: u8,
+    /// Seconds of it before the seconds that count.
+    pub warm_up_s: u32,
+    /// Seconds that count.
+    pub seconds: u32,
+    /// Cores of client and server; where the kernel puts them if none.
+    pub cores: Option<[usize; 2]>,
+    /// UDP: socket buffers of so many bytes at both ends, and bursts each
+    /// [`SMOOTH_PACING_US`]. By default iperf3 sends a millisecond's datagrams
+    /// at once, to a socket that holds less than that at 2 Gbit/s.
+    pub smooth: Option<u32>,
+}
+
+/// Interval of a [`Plan::smooth`] sender's bursts, in µs.
+pub const SMOOTH_PACING_US: u32 = 100;
+/// Largest [`smooth_buffer_bytes`]: some milliseconds at 2 Gbit/s, so that a
+/// receiver that shares its core is not without one while it waits for it.
+const SMOOTH_BUFFER_MAX: u32 = 2_000_000;
+
+/// Bytes for [`Plan::smooth`]: what this machine lets programs ask for, within
+/// reason. iperf3 refuses to run with less than it asked for.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Unreadable`].
+pub fn smooth_buffer_bytes() -> Result<u32> {
+    let mut bytes = SMOOTH_BUFFER_MAX;
+    for limit in ["rmem_max", "wmem_max"] {
+        let path = format!("/proc/sys/net/core/{limit}");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(format!("read {path}")))?;
+        let limit = text.trim().parse().map_err(|_| Error::Unreadable {
+            what: path,
+            detail: format!("{text:?} is no number of bytes"),
+        })?;
+        bytes = bytes.min(limit);
+    }
+    Ok(bytes)
+}
+
+impl Plan {
+    /// One stream at once, on any core.
+    pub fn new(traffic: Traffic, seconds: u32) -> Self {
+        Self {
+            traffic,
+            streams: 1,
+            warm_up_s: 0,
+            seconds,
+            cores: None,
+            smooth: None,
+        }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["--time".to_owned(), self.seconds.to_string()];
+        let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        if self.warm_up_s > 0 {
+            add("--omit", self.warm_up_s.to_string());
+        }
+        if self.streams > 1 {
+            add("--parallel", self.streams.to_string());
+        }
+        if let Traffic::Udp {
+            datagram_bytes,
+            rate_mbit_s,
+        } = self.traffic
+        {
+            add("--length", datagram_bytes.to_string());
+            add("--bitrate", format!("{rate_mbit_s}M"));
+            if let Some(bytes) = self.smooth {
+                add("--pacing-timer", SMOOTH_PACING_US.to_string());
+                add("--window", bytes.to_string());
+            }
+            arguments.push("--udp".to_owned());
+        }
+        arguments
+    }
 }
 
 /// What came of it, as iperf3 saw it.
@@ -117,7 +199,19 @@ pub fn start(
     traffic: Traffic,
     seconds: u32,
 ) -> Result<Run> {
-    let mut server_command = to.command("iperf3");
+    start_planned(from, to, address, Plan::new(traffic, seconds))
+}
+
+/// The same by a plan.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_planned(from: &Namespace, to: &Namespace, address: &str, plan: Plan) -> Result<Run> {
+    let command_at = |namespace: &Namespace, side: usize| match plan.cores {
+        Some(cores) => namespace.command_on(cores[side], "iperf3"),
+        None => namespace.command("iperf3"),
+    };
+    let mut server_command = command_at(to, 1);
     // Its banner is the sign that it listens.
     server_command.args(["--server", "--one-off", "--forceflush"]);
     let mut server = Process::spawn("iperf3 server", &server_command)?;
@@ -135,28 +229,15 @@ pub fn start(
             })
         },
     )?;
-    let mut command = from.command("iperf3");
-    let time = seconds.to_string();
-    command.args(["--client", address, "--time", &time]);
+    let mut command = command_at(from, 0);
+    command.args(["--client", address]);
     command.args(["--json", "--repeating-payload", "--connect-timeout", "3000"]);
-    add_traffic(&mut command, traffic);
+    command.args(plan.arguments());
     Ok(Run {
         client: Process::spawn("iperf3 client", &command)?,
         _server: server,
-        seconds,
+        seconds: plan.warm_up_s + plan.seconds,
     })
-}
-
-fn add_traffic(command: &mut Command, traffic: Traffic) {
-    if let Traffic::Udp {
-        datagram_bytes,
-        rate_mbit_s,
-    } = traffic
-    {
-        command.arg("--udp");
-        command.args(["--length", &datagram_bytes.to_string()]);
-        command.args(["--bitrate", &format!("{rate_mbit_s}M")]);
-    }
 }
 
 impl Run {
@@ -191,6 +272,38 @@ mod tests {
         assert!((outcome.received_mbit_s - 99.9).abs() < 0.1);
         assert_eq!((outcome.datagrams, outcome.lost_datagrams), (9608, 0));
         assert!((outcome.seconds - 1.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_plan_says_all_of_itself() {
+        let plan = Plan {
+            streams: 4,
+            warm_up_s: 1,
+            ..Plan::new(Traffic::Tcp, 5)
+        };
+        let expected = ["--time", "5", "--omit", "1", "--parallel", "4"];
+        assert_eq!(plan.arguments(), expected);
+        let traffic = Traffic::Udp {
+            datagram_bytes: 1372,
+            rate_mbit_s: 250,
+        };
+        let plain = Plan::new(traffic, 1).arguments().join(" ");
+        assert_eq!(plain, "--time 1 --length 1372 --bitrate 250M --udp");
+        let smooth = Plan {
+            smooth: Some(200_000),
+            ..Plan::new(traffic, 1)
+        };
+        let smooth = smooth.arguments().join(" ");
+        assert!(
+            smooth.contains("--pacing-timer 100 --window 200000"),
+            "{smooth}"
+        );
+    }
+
+    #[test]
+    fn buffers_are_what_the_machine_allows() {
+        let bytes = smooth_buffer_bytes().unwrap();
+        assert!((1..=SMOOTH_BUFFER_MAX).contains(&bytes), "{bytes}");
     }
 
     #[test]

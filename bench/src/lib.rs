@@ -1,11 +1,21 @@
 //! Clusters of `tipsecd` in network namespaces of one machine: the harness
-//! that builds them, loads them, watches the wire and balances the books.
+//! that builds them, loads them, watches the wire and balances the books; and
+//! the benchmarks, which measure on such namespaces.
 //!
 //! Imports point down this list:
 //!
-//! * `demo`: the story that `tipsec-bench demo` tells; `report`: its outcome.
-//! * `cluster`: daemons on a topology; `books`: one consistent reading of all
-//!   their counters; `accounts`: the arithmetic on it (pure).
+//! * `demo`: the story that `tipsec-bench demo` tells; `report`: its outcome,
+//!   and progress.
+//! * `wire_bench`: the benchmark `tipsec-bench wire`; `tap_bench`: the benchmark
+//!   `tipsec-bench tap`.
+//! * `peers`: what Tipsec is compared with, and Tipsec, as tunnels; `pair`: the
+//!   cable that they run on.
+//! * `report_html`: results as a page with plots.
+//! * `rounds`: contenders in interleaved rounds; `results`: what a benchmark
+//!   measured, and its report file; `machine`: where and when.
+//! * `cluster`: daemons on a topology; `daemon`: one of them; `books`: one
+//!   consistent reading of all their counters; `accounts`: the arithmetic on it
+//!   (pure).
 //! * `capture`, with `filter`, `wire` and `numbers`: what was on the wire.
 //! * `topology`, `netns`: namespaces, bridge, veth; `counts`: what `ip` and
 //!   `tc` count.
@@ -20,6 +30,7 @@ pub mod books;
 pub mod capture;
 pub mod cluster;
 pub mod counts;
+pub mod daemon;
 pub mod demo;
 pub mod error;
 pub mod filter;
@@ -27,13 +38,21 @@ pub mod interrupt;
 pub mod iperf;
 pub mod keyctl;
 pub mod load;
+pub mod machine;
 pub mod netns;
 pub mod numbers;
+pub mod pair;
+pub mod peers;
 pub mod process;
 pub mod report;
+pub mod report_html;
+pub mod results;
+pub mod rounds;
 mod sys;
+pub mod tap_bench;
 pub mod topology;
 pub mod wait;
 pub mod wire;
+pub mod wire_bench;
 
 pub use error::{Error, Result};

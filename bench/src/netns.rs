@@ -55,6 +55,15 @@ impl Namespace {
         command
     }
 
+    /// The same on one core. The program's threads and children stay there
+    /// unless they pin themselves elsewhere.
+    pub fn command_on(&self, core: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", &core.to_string(), "ip", "netns", "exec"]);
+        command.arg(&self.name).arg(program);
+        command
+    }
+
     /// `ip -n <name> <arguments>`, separated by blanks.
     ///
     /// # Errors

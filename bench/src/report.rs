@@ -1,8 +1,8 @@
-//! What the demonstration found, for people and for programs. Imports
-//! `accounts`, `iperf`.
+//! Progress while something runs, and what the demonstration found, for people
+//! and for programs. Imports `accounts`, `iperf`.
 
 use std::io::{self, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -28,6 +28,55 @@ impl Progress {
         let seconds = self.start.elapsed().as_secs_f64();
         // Nobody may be listening, and that is no reason to stop.
         let _ = writeln!(io::stdout().lock(), "[{seconds:6.1} s] {}", text.as_ref());
+    }
+
+    /// Starts to count down `steps` of about the same length.
+    pub fn countdown(&self, steps: usize) -> Countdown<'_> {
+        Countdown {
+            progress: self,
+            start: Instant::now(),
+            steps,
+            begun: 0,
+        }
+    }
+}
+
+/// Steps that take about the same time each, said with the time that is left.
+#[derive(Debug)]
+pub struct Countdown<'a> {
+    progress: &'a Progress,
+    start: Instant,
+    steps: usize,
+    begun: usize,
+}
+
+impl Countdown<'_> {
+    /// Says which step begins.
+    pub fn step(&mut self, text: impl AsRef<str>) {
+        let left = time_left(self.start.elapsed(), self.begun, self.steps);
+        self.begun += 1;
+        let text = text.as_ref();
+        self.progress.say(match left {
+            Some(left) => format!("{text} ({} left)", clock(left)),
+            None => text.to_owned(),
+        });
+    }
+}
+
+/// Time for the rest, if the `done` of `steps` are like it; `None` while
+/// nothing is done.
+fn time_left(elapsed: Duration, done: usize, steps: usize) -> Option<Duration> {
+    let done = u32::try_from(done).ok().filter(|&done| done > 0)?;
+    let rest = u32::try_from(steps).ok()?.saturating_sub(done);
+    Some(elapsed / done * rest)
+}
+
+/// As `1 min 05 s`.
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds / 60 {
+        0 => format!("{seconds} s"),
+        minutes => format!("{minutes} min {:02} s", seconds % 60),
     }
 }
 
@@ -198,6 +247,17 @@ fn print_balance(out: &mut impl Write, name: &str, balance: &Balance) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_left_follows_from_the_steps_done() {
+        let left = |done| time_left(Duration::from_secs(30), done, 10);
+        assert_eq!(left(0), None);
+        assert_eq!(left(3), Some(Duration::from_secs(70)));
+        assert_eq!(left(10), Some(Duration::ZERO));
+        assert_eq!(left(11), Some(Duration::ZERO));
+        assert_eq!(clock(Duration::from_secs(65)), "1 min 05 s");
+        assert_eq!(clock(Duration::from_millis(900)), "0 s");
+    }
 
     #[test]
     fn one_failed_check_or_an_error_is_a_failure() {

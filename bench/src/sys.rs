@@ -1,5 +1,5 @@
-//! System calls that no crate wraps: AF_PACKET sockets. The only `unsafe` of
-//! this crate. Imports `error` and `filter`.
+//! System calls that no crate wraps. The only `unsafe` of this crate is here
+//! and below. This file: AF_PACKET sockets. Imports `error` and `filter`.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -10,6 +10,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::error::{Error, Result};
 use crate::filter::Instruction;
+
+pub(crate) mod mmsg;
+pub(crate) mod xsk;
 
 /// `ETH_P_ALL`: the hook before a bridge takes its port's frames; those bound
 /// to one EtherType come after it and would see nothing.

@@ -75,6 +75,19 @@ fn one_frame_missing_between_wire_and_worker_is_found() {
     assert_eq!(result.unaccounted.len(), 1);
     assert!(result.unaccounted[0].contains("node 2"), "{result:?}");
     assert!(result.unaccounted[0].contains("1 lost"), "{result:?}");
+    assert_eq!(result.unaccounted_frames, 1);
+}
+
+#[test]
+fn only_what_no_counter_names_is_unaccounted_for() {
+    let mut after = good();
+    book(&mut after, 2, 1).opened -= 5;
+    after.nodes.get_mut(&2).unwrap().port.tx += 3;
+    // And one that nobody sent.
+    book(&mut after, 1, 2).opened += 1;
+    let result = balance(&start(), &after, None);
+    assert_eq!(result.unaccounted.len(), 2, "{result:?}");
+    assert_eq!(result.unaccounted_frames, 2 + 1);
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! The command line: one file a command. Imports the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tipsec_bench::report::Progress;
+use tipsec_bench::{Error, Result, cluster, interrupt, netns};
+
+mod demo;
+mod report;
+mod tap;
+mod wire;
+
+/// Exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Clusters of tipsecd, and benchmarks, in network namespaces of this machine.
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A cluster comes up, carries traffic while it rekeys each second, a node
+    /// joins, a node is killed; exits 0 if nothing was lost that should not be.
+    Demo(demo::Arguments),
+    /// Measures what passes between two ends of a veth pair: sealed, with a
+    /// null cipher, bare, and as the kernel's UDP in clear.
+    Wire(wire::Arguments),
+    /// Measures TCP and UDP through Tipsec's tap, through other tunnels, and on
+    /// the wire in clear; each is started for real, or skipped by name.
+    Tap(tap::Arguments),
+    /// Makes one report of several runs.
+    Report(report::Arguments),
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub(crate) fn run(self) -> ExitCode {
+        match self.command {
+            Command::Demo(arguments) => demo::run(&arguments),
+            Command::Wire(arguments) => wire::run(&arguments),
+            Command::Tap(arguments) => tap::run(&arguments),
+            Command::Report(arguments) => report::run(&arguments),
+        }
+    }
+}
+
+/// Before anything is built: root, signals, what a killed run left.
+///
+/// # Errors
+/// [`Error::NotRoot`], [`Error::Io`].
+fn prepare(progress: &Progress) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    interrupt::install()?;
+    cluster::sweep();
+    let swept = netns::sweep();
+    if swept > 0 {
+        progress.say(format!(
+            "removed {swept} namespaces that a killed run had left"
+        ));
+    }
+    Ok(())
+}
+
+/// The exit code of a benchmark: its figures stand, they do not (false), or
+/// there are none. Says what went wrong, and what is left behind.
+fn conclude(outcome: Result<bool>) -> ExitCode {
+    let left = netns::made_by(std::process::id());
+    if !left.is_empty() {
+        eprintln!("tipsec-bench: left behind: {}", left.join(", "));
+    }
+    match outcome {
+        Ok(true) if left.is_empty() => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::FAILURE,
+        Ok(false) => {
+            eprintln!("tipsec-bench: FAILED: frames are unaccounted for, see above");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("tipsec-bench: {error}");
+            match error {
+                Error::Interrupted => ExitCode::from(INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! The product at both ends of the wire: XDP program, AF_XDP bearer, lanes and
+//! pipelines, with a message of the wanted length in each frame. All that this
+//! benchmark asks of the data plane is here. Imports `link`, `measure`,
+//! `accounting`, `counts`.
+
+use std::cell::RefCell;
+use std::error::Error as StdError;
+use std::marker::PhantomData;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tipsec_dataplane::aead::Aead;
+use tipsec_dataplane::attach::{Attachment, Interface, MTU_MAX, Mode};
+use tipsec_dataplane::bearer::xdp::{XdpBearer, XdpConfig, XdpFrame, XdpStatistics};
+use tipsec_dataplane::bearer::{Bearer, FrameMemory};
+use tipsec_dataplane::burst::Burst;
+use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::counters::{RxDrop, TxDrop, WorkerCounters};
+use tipsec_dataplane::frame::{DataHeader, PAYLOAD_OFFSET};
+use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::{Encapsulation, OUTER_LEN_MAX, OuterHeader};
+use tipsec_dataplane::payload::Payload;
+use tipsec_dataplane::rx::{Opened, open_burst};
+use tipsec_dataplane::sa::{RxLane, TxLane};
+use tipsec_dataplane::secret::{LaneSecret, Suite};
+use tipsec_dataplane::table::{RxTable, TxTable};
+use tipsec_dataplane::tx::{Plain, Sealed, seal_burst};
+use tipsec_dataplane::window::Window;
+use tipsec_xdp::wire::{ETH_HEADER_LEN, HEADER_LEN, TAG_LEN};
+
+use super::accounting::Book;
+use super::link::{Link, pin_napi};
+use super::measure::{Flow, Plan, Received, Sent, Sink, Source, measure};
+use super::options::{FrameSize, Profile};
+use crate::counts::{DeviceDrops, device_drops};
+use crate::error::{Error, Result};
+use crate::netns::Namespace;
+use crate::results::{Sample, Series};
+use crate::rounds::Contender;
+
+/// EtherType unless configured.
+const ETHERTYPE: u16 = 0x88b5;
+/// The one peer of either end.
+const PEER: PeerIndex = PeerIndex(0);
+/// The one lane.
+const SPI: Spi = match Spi::new(1) {
+    Some(spi) => spi,
+    None => unreachable!(),
+};
+/// SPIs that the table has room for.
+const SPIS: usize = 16;
+
+/// Bytes before a frame's plaintext on the wire.
+pub(super) const HEADERS_LEN: usize = ETH_HEADER_LEN + HEADER_LEN;
+/// Bytes of a frame that are not plaintext.
+pub(super) const OVERHEAD: usize = HEADERS_LEN + TAG_LEN;
+/// MTU of the pair: the largest that the product takes.
+pub(super) const MTU: u32 = MTU_MAX;
+/// The longest frame, in bytes on the wire.
+pub(super) const FRAME_MAX: usize = MTU_MAX as usize + ETH_HEADER_LEN;
+
+fn failed<E: StdError>(what: &str) -> impl FnOnce(E) -> Error {
+    let what = what.to_owned();
+    move |error| {
+        let mut detail = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            detail.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        Error::Failed { what, detail }
+    }
+}
+
+fn attach(device: &str, node: u32) -> Result<Attachment> {
+    let interface = Interface::check(device).map_err(failed("use the veth pair"))?;
+    let node = NodeId::new(node).ok_or(Error::NotRoot)?;
+    Attachment::attach(&interface, node, ETHERTYPE, Mode::NativeCopy)
+        .map_err(failed("attach the XDP program"))
+}
+
+/// The XDP programs at both ends of a link; they stay while bearers come and
+/// go, one pair a sample.
+pub(super) struct Ends<'a> {
+    pub(super) link: &'a Link,
+    left: RefCell<Attachment>,
+    right: RefCell<Attachment>,
+    /// NAPI threads of the receiving device.
+    pub(super) napi: Vec<i32>,
+}
+
+/// Counts that live longer than a sample, at its start.
+pub(super) struct Baseline {
+    xdp: Vec<(&'static str, u64)>,
+    left: DeviceDrops,
+    right: DeviceDrops,
+}
+
+/// What the program does not count as a drop.
+const ACCEPTED: [&str; 4] = ["not_ours", "data", "control", "unknown_master"];
+
+impl<'a> Ends<'a> {
+    /// Attaches the programs, lets the lane's frames through, and puts the
+    /// receiver's NAPI where the profile wants it.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], [`Error::Command`].
+    pub(super) fn attach(link: &'a Link, receive_core: usize) -> Result<Self> {
+        let left = link.left.run(|| attach(&link.xdp, 1))?;
+        let mut right = link.right.run(|| attach(&link.xdp, 2))?;
+        right.add_spi(SPI).map_err(failed("let the lane through"))?;
+        let napi = match link.profile {
+            Profile::Inline => Vec::new(),
+            Profile::Threaded => {
+                link.thread_napi(&link.xdp)?;
+                pin_napi(&link.xdp, receive_core)?
+            }
+        };
+        Ok(Self {
+            link,
+            napi,
+            left: RefCell::new(left),
+            right: RefCell::new(right),
+        })
+    }
+
+    fn bearers(&self, depth: usize) -> Result<(XdpBearer, XdpBearer)> {
+        let config = XdpConfig {
+            in_flight_max: depth,
+            ..XdpConfig::default()
+        };
+        let open = |namespace: &Namespace, end: &RefCell<Attachment>| {
+            let mut end = end.borrow_mut();
+            let attachment: &mut Attachment = &mut end;
+            namespace.run(|| {
+                XdpBearer::open(attachment, 0, &config).map_err(failed("open an AF_XDP bearer"))
+            })
+        };
+        Ok((
+            open(&self.link.left, &self.left)?,
+            open(&self.link.right, &self.right)?,
+        ))
+    }
+
+    /// Data of the right end goes to this socket.
+    pub(super) fn register(&self, socket: &impl std::os::fd::AsFd) -> Result<()> {
+        self.right
+            .borrow_mut()
+            .register_socket(0, socket)
+            .map_err(failed("enter the socket in the program's map"))
+    }
+
+    /// The headers of a frame as they travel, for a sender without pipeline;
+    /// length and packet number are for it to fill in.
+    pub(super) fn headers(&self) -> [u8; HEADERS_LEN] {
+        let mut headers = [0; HEADERS_LEN];
+        let (outer, own) = headers.split_at_mut(ETH_HEADER_LEN);
+        let mut place = [0; OUTER_LEN_MAX];
+        self.path().write(&mut place, 0);
+        outer.copy_from_slice(&place[OUTER_LEN_MAX - ETH_HEADER_LEN..]);
+        let header = DataHeader {
+            spi: SPI,
+            packet_number: 0,
+            length: 0,
+        };
+        own.copy_from_slice(&header.encode());
+        headers
+    }
+
+    /// The way from left to right.
+    pub(super) fn path(&self) -> OuterHeader {
+        let mac = |end: &RefCell<Attachment>| -> MacAddr { end.borrow().interface().mac };
+        OuterHeader::ethernet(mac(&self.left), mac(&self.right), ETHERTYPE, None)
+    }
+
+    /// What frames to the right end look like.
+    pub(super) fn encapsulation(&self) -> Encapsulation {
+        Encapsulation::ethernet(self.right.borrow().interface().mac, ETHERTYPE, None)
+    }
+
+    fn drops(&self) -> Result<(DeviceDrops, DeviceDrops)> {
+        let link = self.link;
+        Ok((
+            device_drops(&link.left, &link.xdp)?,
+            device_drops(&link.right, &link.xdp)?,
+        ))
+    }
+
+    fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
+        let counters = self.right.borrow().counters();
+        counters.map_err(failed("read the XDP program's counters"))
+    }
+
+    /// Reads what is to be subtracted later.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], [`Error::Command`].
+    pub(super) fn baseline(&self) -> Result<Baseline> {
+        let (left, right) = self.drops()?;
+        Ok(Baseline {
+            xdp: self.counters()?,
+            left,
+            right,
+        })
+    }
+
+    /// The book of frames that went from socket to socket: everything that
+    /// can become of them between the two.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], [`Error::Command`], [`Error::Io`].
+    pub(super) fn book(
+        &self,
+        baseline: &Baseline,
+        sent: &Sent,
+        received: &Received,
+        statistics: &OwnedFd,
+    ) -> Result<Book> {
+        let mut book = Book {
+            submitted: sent.submitted.value(),
+            delivered: received.frames.value(),
+            ..Book::default()
+        };
+        book.lose("tx link lost", sent.lost.value());
+        for ((name, now), (_, before)) in self.counters()?.iter().zip(&baseline.xdp) {
+            if !ACCEPTED.contains(name) {
+                book.lose(format!("xdp {name}"), now.saturating_sub(*before));
+            }
+        }
+        let socket = XdpStatistics::read(statistics)
+            .map_err(Error::io("read the statistics of an AF_XDP socket"))?;
+        book.lose("xsk rx dropped", socket.rx_dropped);
+        book.lose("xsk rx ring full", socket.rx_ring_full);
+        let (left, right) = self.drops()?;
+        let tx = left.tx.saturating_sub(baseline.left.tx);
+        book.lose_beyond("veth tx dropped", tx, &["tx link lost"]);
+        book.lose("qdisc", left.qdisc.saturating_sub(baseline.left.qdisc));
+        // The device counts what the socket refused as its own drop as well.
+        let rx = right.rx.saturating_sub(baseline.right.rx);
+        book.lose_beyond(
+            "veth rx dropped",
+            rx,
+            &["xsk rx dropped", "xsk rx ring full"],
+        );
+        Ok(book)
+    }
+}
+
+/// The product with cipher `A`.
+pub(super) struct Tipsec<'a, A> {
+    ends: &'a Ends<'a>,
+    series: Series,
+    suite: Suite,
+    size: FrameSize,
+    plan: Plan,
+    /// Samples taken: each gets keys of its own.
+    samples: u64,
+    cipher: PhantomData<A>,
+}
+
+impl<'a, A: Aead> Tipsec<'a, A> {
+    /// Takes part under the name and labels of `series`.
+    pub(super) fn new(
+        ends: &'a Ends<'a>,
+        series: Series,
+        suite: Suite,
+        size: FrameSize,
+        plan: Plan,
+    ) -> Self {
+        Self {
+            ends,
+            series,
+            suite,
+            size,
+            plan,
+            samples: 0,
+            cipher: PhantomData,
+        }
+    }
+
+    /// Both copies of the next lane's secret. These keys protect nothing; they
+    /// are only never the same.
+    fn secrets(&mut self) -> (LaneSecret, LaneSecret) {
+        self.samples += 1;
+        let mut key = [0x5a; 32];
+        key[..8].copy_from_slice(&self.samples.to_be_bytes());
+        let mut iv = [0xa5; 12];
+        iv[..8].copy_from_slice(&self.samples.to_be_bytes());
+        let secret = LaneSecret::new(self.suite, key, iv);
+        (secret.duplicate(), secret)
+    }
+
+    fn tx_table(&self, secret: LaneSecret) -> Result<TxTable<A>> {
+        let lane = TxLane::new(TxLaneSpec {
+            spi: SPI,
+            peer: PEER,
+            node: NodeId::new(2).ok_or(Error::NotRoot)?,
+            epoch: Epoch(1),
+            lane: LaneIndex(0),
+            secret,
+            budget: Budget {
+                soft: u64::MAX,
+                hard: u64::MAX,
+            },
+        });
+        let mut table = TxTable::new(1);
+        table.set_path(PEER, Some(self.ends.path()));
+        table.install(lane).map_err(failed("install a lane"))?;
+        Ok(table)
+    }
+
+    fn rx_table(secret: LaneSecret) -> Result<RxTable<A>> {
+        let lane = RxLane::new(RxLaneSpec {
+            spi: SPI,
+            peer: PEER,
+            node: NodeId::new(1).ok_or(Error::NotRoot)?,
+            epoch: Epoch(1),
+            lane: LaneIndex(0),
+            secret,
+            window: Arc::new(Window::new()),
+            failed_opens_limit: u64::MAX,
+        });
+        let mut table = RxTable::new(SPIS);
+        table.insert(lane).map_err(failed("install a lane"))?;
+        Ok(table)
+    }
+}
+
+impl<A: Aead> Contender for Tipsec<'_, A> {
+    fn series(&self) -> Series {
+        self.series.clone()
+    }
+
+    fn sample(&mut self, duration: Duration) -> Result<Sample> {
+        let ends = self.ends;
+        let (to_seal, to_open) = self.secrets();
+        let (left, right) = ends.bearers(self.plan.depth)?;
+        let statistics = right
+            .statistics_fd()
+            .map_err(Error::io("copy a socket's descriptor"))?;
+        let (tx_counts, rx_counts) = (WorkerCounters::new(1), WorkerCounters::new(1));
+        let (sent, received) = (Sent::default(), Received::default());
+        let baseline = ends.baseline()?;
+        let flow = Flow {
+            source: Sealer {
+                bearer: left,
+                table: self.tx_table(to_seal)?,
+                counters: &tx_counts,
+                sent: &sent,
+                lengths: self.size.pattern().iter().cycle(),
+                plain: Burst::new(),
+                sealed: Burst::new(),
+            },
+            sink: Opener {
+                bearer: right,
+                table: Self::rx_table(to_open)?,
+                encapsulation: ends.encapsulation(),
+                counters: &rx_counts,
+                delivered: &received,
+                received: Burst::new(),
+                opened: Burst::new(),
+            },
+            napi: &ends.napi,
+            received: &received,
+        };
+        let plan = Plan {
+            window: duration,
+            ..self.plan
+        };
+        measure(flow, &plan, || {
+            let mut book = ends.book(&baseline, &sent, &received, &statistics)?;
+            for &reason in TxDrop::ALL {
+                book.lose(reason.name(), tx_counts.peer(PEER).tx_drops(reason));
+            }
+            for &reason in RxDrop::ALL {
+                let peers = [rx_counts.peer(PEER), &rx_counts.nobody];
+                book.lose(
+                    reason.name(),
+                    peers.map(|p| p.rx_drops(reason)).iter().sum(),
+                );
+            }
+            Ok(book)
+        })
+    }
+}
+
+/// The sending worker's path, with frames made on the spot.
+struct Sealer<'a, A: Aead> {
+    bearer: XdpBearer,
+    table: TxTable<A>,
+    counters: &'a WorkerCounters,
+    sent: &'a Sent,
+    lengths: std::iter::Cycle<std::slice::Iter<'static, usize>>,
+    plain: Burst<Plain<XdpFrame>>,
+    sealed: Burst<Sealed<XdpFrame>>,
+}
+
+impl<A: Aead> Sealer<'_, A> {
+    fn transmit(&mut self) -> Result<usize> {
+        let transmitted = self
+            .bearer
+            .transmit(&mut self.sealed)
+            .map_err(failed("send"))?;
+        self.sent.lost.add(transmitted.lost as u64);
+        Ok(transmitted.accepted)
+    }
+}
+
+impl<A: Aead> Source for Sealer<'_, A> {
+    fn pass(&mut self) -> Result<bool> {
+        let room = self.bearer.transmit_room();
+        for _ in 0..room.min(self.plain.remaining_capacity()) {
+            let Some(mut frame) = self.bearer.allocate() else {
+                break;
+            };
+            // What the message says does not matter: the chunk's former
+            // contents go, as a program's would.
+            if let Some(first) = self.bearer.room_mut(&mut frame).get_mut(PAYLOAD_OFFSET) {
+                *first = Payload::Message.encode();
+            }
+            let length = self.lengths.next().map_or(0, |length| length - OVERHEAD);
+            self.plain.push(Plain::data(frame, PEER, length));
+        }
+        self.sent.submitted.add(self.plain.len() as u64);
+        seal_burst(
+            &mut self.table,
+            &mut self.bearer,
+            &mut self.plain,
+            &mut self.sealed,
+            self.counters,
+            |_| (),
+        );
+        Ok(self.transmit()? > 0)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.transmit().map(drop)
+    }
+}
+
+/// The receiving worker's path up to the opened frame.
+struct Opener<'a, A: Aead> {
+    bearer: XdpBearer,
+    table: RxTable<A>,
+    encapsulation: Encapsulation,
+    counters: &'a WorkerCounters,
+    delivered: &'a Received,
+    received: Burst<XdpFrame>,
+    opened: Burst<Opened<XdpFrame>>,
+}
+
+impl<A: Aead> Sink for Opener<'_, A> {
+    fn pass(&mut self) -> Result<usize> {
+        self.bearer
+            .receive(&mut self.received)
+            .map_err(failed("receive"))?;
+        let count = self.received.len();
+        if count == 0 {
+            return Ok(0);
+        }
+        open_burst(
+            &mut self.table,
+            &self.encapsulation,
+            &mut self.bearer,
+            &mut self.received,
+            &mut self.opened,
+            self.counters,
+            |_| (),
+        );
+        let frames = self.opened.len() as u64;
+        let mut bytes = 0;
+        for opened in self.opened.drain(..) {
+            bytes += opened.plaintext_range().len() + OVERHEAD;
+            self.bearer.release(opened.into_frame());
+        }
+        self.delivered.bytes.add(bytes as u64);
+        self.delivered.frames.add(frames);
+        Ok(count)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.bearer.poll_fd()
+    }
+}

@@ -1,0 +1,198 @@
+//! What is set against what, and what it should come to. Imports `results`.
+
+use std::collections::BTreeMap;
+
+use super::aead_cost::{OPEN, SEAL};
+use super::measure::CPU_THREADS_NS;
+use super::{AEAD, BARE, NULL, TIPSEC, UDP};
+use crate::results::{Bound, CPU_NS, Comparison, MPPS, Series, Stats};
+
+/// Nanoseconds that both pipelines together may cost beside the cipher.
+const PIPELINE_NS: f64 = 60.0;
+/// How much more the cipher may cost there than alone.
+const CIPHER_FACTOR: f64 = 1.25;
+/// The cipher that targets are for: the default.
+const DEFAULT_CIPHER: &str = "aes-256-gcm";
+
+/// The least share of the bare forwarder's rate that sealed traffic reaches.
+fn wanted_share(profile: &str, size: &str) -> Option<Bound> {
+    match (profile, size) {
+        (_, "64") => Some(Bound::AtLeast(0.92)),
+        ("inline", "1400") => Some(Bound::AtLeast(0.85)),
+        ("threaded", "1400") => Some(Bound::AtLeast(0.80)),
+        _ => None,
+    }
+}
+
+/// The most CPU time that a frame may cost beyond a bare one, in ns.
+fn allowed_ns(aead: &Series) -> Option<f64> {
+    let both = aead.median(SEAL)? + aead.median(OPEN)?;
+    Some(CIPHER_FACTOR * both + PIPELINE_NS)
+}
+
+/// All comparisons among the series of one run.
+pub(super) fn compare(series: &[Series]) -> Vec<Comparison> {
+    let pipelines = series.iter().filter(|one| {
+        one.skipped.is_none() && (one.contender.starts_with(TIPSEC) || one.contender == NULL)
+    });
+    pipelines.flat_map(|one| against_all(one, series)).collect()
+}
+
+/// More CPU time than this share went elsewhere: the figures are not to be
+/// quoted. Softirqs on idle cores take a little on a quiet machine, too.
+const ELSEWHERE_MAX: f64 = 0.25;
+
+/// A warning if the cores were busy with other things: over all series, the
+/// median share of their time that none of the benchmark's threads had.
+pub(super) fn busy_note(series: &[Series]) -> Option<String> {
+    let shares: Vec<f64> = series
+        .iter()
+        .filter_map(|one| {
+            let (cores, threads) = (one.median(CPU_NS)?, one.median(CPU_THREADS_NS)?);
+            Some(1.0 - threads / cores)
+        })
+        .collect();
+    let elsewhere = Stats::of(&shares)?.median;
+    (elsewhere > ELSEWHERE_MAX).then(|| {
+        format!(
+            "THE MACHINE WAS BUSY: {:.0} % of both cores' time went to something else. No figure \
+             of this run is to be quoted, and no comparison trusted.",
+            elsewhere * 100.0
+        )
+    })
+}
+
+/// The labels that two series must share to have run side by side.
+fn conditions(series: &Series) -> BTreeMap<&str, &str> {
+    let shared = ["profile", "size"];
+    shared.iter().map(|&key| (key, series.label(key))).collect()
+}
+
+fn against_all(one: &Series, series: &[Series]) -> Vec<Comparison> {
+    let (profile, size) = (one.label("profile"), one.label("size"));
+    let beside = |contender: &str| {
+        series
+            .iter()
+            .find(|other| other.contender == contender && conditions(other) == conditions(one))
+    };
+    let unit = if size.parse::<usize>().is_ok() {
+        " B"
+    } else {
+        ""
+    };
+    let place = format!("{profile}, {size}{unit}");
+    let titled = |against: &str| format!("{place}: {} / {against}", one.contender);
+    let is_default = one
+        .contender
+        .starts_with(&format!("{TIPSEC}{DEFAULT_CIPHER}"));
+    let mut found = Vec::new();
+    if let Some(bare) = beside(BARE) {
+        let wanted = wanted_share(profile, size).filter(|_| is_default);
+        let what = titled(BARE);
+        found.extend(Comparison::ratio(what, one, bare, MPPS, wanted));
+        let cipher = one.contender.strip_prefix(TIPSEC).unwrap_or_default();
+        if let Some(aead) = beside(&format!("{AEAD}{cipher}")) {
+            let wanted = allowed_ns(aead).filter(|_| is_default).map(Bound::AtMost);
+            let what = format!("{place}: CPU time of {} beyond {BARE}", one.contender);
+            found.extend(Comparison::difference(&what, one, bare, CPU_NS, wanted));
+            let what = format!("{what}, of threads");
+            found.extend(Comparison::difference(
+                what,
+                one,
+                bare,
+                CPU_THREADS_NS,
+                None,
+            ));
+        }
+    }
+    for other in [UDP, NULL] {
+        if let Some(series) = beside(other).filter(|_| one.contender != other) {
+            found.extend(Comparison::ratio(titled(other), one, series, MPPS, None));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::Sample;
+
+    fn series(contender: &str, size: &str, metrics: &[(&'static str, f64)]) -> Series {
+        let labels = [("profile", "threaded"), ("size", size)];
+        let mut series = Series::new("wire", contender, &labels);
+        series.add(Sample {
+            metrics: metrics
+                .iter()
+                .map(|&(name, value)| (name, "", value))
+                .collect(),
+            ..Sample::default()
+        });
+        series
+    }
+
+    #[test]
+    fn targets_are_those_of_the_default_cipher() {
+        let rates = |mpps, ns| [(MPPS, mpps), (CPU_NS, ns)];
+        let all = [
+            series("tipsec aes-256-gcm ring", "1400", &rates(0.9, 1500.0)),
+            series("tipsec chacha20-poly1305 ring", "1400", &rates(0.4, 3000.0)),
+            series(BARE, "1400", &rates(1.0, 1000.0)),
+            series(BARE, "64", &rates(9.0, 1.0)),
+            series(
+                "aead aes-256-gcm ring",
+                "1400",
+                &[(SEAL, 200.0), (OPEN, 152.0)],
+            ),
+        ];
+        let comparisons = compare(&all);
+        let outcome: Vec<_> = comparisons
+            .iter()
+            .map(|c| (c.a.as_str(), c.unit.as_str(), c.samples[0], c.wanted, c.met))
+            .collect();
+        assert_eq!(
+            outcome,
+            [
+                (
+                    "tipsec aes-256-gcm ring",
+                    "ratio",
+                    0.9,
+                    Some(Bound::AtLeast(0.80)),
+                    Some(true)
+                ),
+                (
+                    "tipsec aes-256-gcm ring",
+                    "",
+                    500.0,
+                    Some(Bound::AtMost(1.25 * 352.0 + 60.0)),
+                    Some(true)
+                ),
+                ("tipsec chacha20-poly1305 ring", "ratio", 0.4, None, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_busy_machine_is_told() {
+        let of = |threads| {
+            let metrics = [(CPU_NS, 1000.0), (CPU_THREADS_NS, threads)];
+            busy_note(&[
+                series("a", "64", &metrics),
+                series("b", "64", &[(SEAL, 1.0)]),
+            ])
+        };
+        assert!(of(600.0).unwrap().contains("40 %"));
+        assert_eq!(of(900.0), None);
+        assert_eq!(busy_note(&[]), None);
+    }
+
+    #[test]
+    fn every_target_has_its_size_and_profile() {
+        let wanted = |profile, size| wanted_share(profile, size);
+        assert_eq!(wanted("inline", "64"), Some(Bound::AtLeast(0.92)));
+        assert_eq!(wanted("threaded", "64"), Some(Bound::AtLeast(0.92)));
+        assert_eq!(wanted("inline", "1400"), Some(Bound::AtLeast(0.85)));
+        assert_eq!(wanted("threaded", "1400"), Some(Bound::AtLeast(0.80)));
+        assert_eq!(wanted("inline", "256"), None);
+    }
+}

@@ -1,0 +1,246 @@
+//! `tipsec-bench tap` as people run it, with everything that is installed: every
+//! series is there, and nothing is left. Needs root.
+
+#![allow(clippy::unwrap_used)] // a failed step is a failed test
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tipsec_bench::results::{Run, Series};
+use tipsec_bench::wait::{self, Look};
+use tipsec_bench::{cluster, netns, peers};
+
+const BENCH: &str = env!("CARGO_BIN_EXE_tipsec-bench");
+/// A run of one round may take so long on a machine that others use, too.
+const RUN_WITHIN: Duration = Duration::from_secs(600);
+const SOON: Duration = Duration::from_secs(30);
+const OFTEN: Duration = Duration::from_millis(10);
+
+/// Each run wants both cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn root() -> Option<MutexGuard<'static, ()>> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED (needs root): network namespaces");
+        return None;
+    }
+    for program in ["tipsecd", "tipsec-keyctl"] {
+        let path = Path::new(BENCH).with_file_name(program);
+        if !path.is_file() {
+            eprintln!("SKIPPED (run the workspace's tests): no {}", path.display());
+            return None;
+        }
+    }
+    Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A run in a process group of its own, killed when dropped.
+struct Running {
+    child: Child,
+    sockets_before: BTreeSet<PathBuf>,
+}
+
+impl Running {
+    fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let sockets_before = wireguard_sockets();
+        let mut command = Command::new(BENCH);
+        command.arg("tap").args(arguments).process_group(0);
+        command.envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().unwrap();
+        Self {
+            child,
+            sockets_before,
+        }
+    }
+
+    /// Its exit code; none if a signal ended it.
+    fn finish(&mut self, deadline: Duration) -> Option<i32> {
+        let status = wait::until("the run to end", deadline, OFTEN, || {
+            let status = self.child.try_wait().unwrap();
+            Ok(status.map_or(Look::NotYet("it runs".into()), Look::Done))
+        });
+        status.unwrap().code()
+    }
+
+    /// Processes of its group, itself left out.
+    fn others(&self) -> Vec<String> {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let stats = processes.filter_map(|dir| fs::read_to_string(dir.path().join("stat")).ok());
+        // pid (name) state ppid pgrp …; the name may hold anything.
+        let of_group = |stat: &String| {
+            let (head, tail) = stat.rsplit_once(')')?;
+            let (pid, name) = head.split_once(" (")?;
+            let mut fields = tail.split_whitespace();
+            let state = fields.next()?;
+            let group = fields.nth(1)?;
+            let own = self.child.id().to_string();
+            (group == own && pid != own && state != "Z").then(|| name.to_owned())
+        };
+        stats.filter_map(|stat| of_group(&stat)).collect()
+    }
+
+    fn wait_for_a_process(&mut self, name: &str) {
+        wait::until(name, SOON, OFTEN, || {
+            assert_eq!(self.child.try_wait().unwrap(), None, "the run has ended");
+            let others = self.others();
+            Ok(match others.iter().any(|other| other == name) {
+                true => Look::Done(()),
+                false => Look::NotYet(format!("{others:?}")),
+            })
+        })
+        .unwrap();
+    }
+
+    /// Nothing of it is left on this machine.
+    fn assert_nothing_is_left(&self) {
+        let pid = self.child.id();
+        wait::until("all processes to be gone", SOON, OFTEN, || {
+            let others = self.others();
+            Ok(match others.is_empty() {
+                true => Look::Done(()),
+                false => Look::NotYet(format!("{others:?}")),
+            })
+        })
+        .unwrap();
+        assert_eq!(netns::made_by(pid), Vec::<String>::new());
+        let directory = format!("/run/tsec-{pid}-tap");
+        assert!(!Path::new(&directory).exists(), "{directory} is left");
+        assert_eq!(wireguard_sockets(), self.sockets_before);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails if it has ended, as it should have.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wireguard_sockets() -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir("/var/run/wireguard").into_iter().flatten();
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+/// Runs to the end and reads the results.
+fn measure(label: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
+    let name = format!("tipsec-tap-{}-{label}", std::process::id());
+    let file = |end: &str| std::env::temp_dir().join(format!("{name}.{end}"));
+    let (json, report) = (file("json"), file("html"));
+    let quick = ["--rounds", "1", "--seconds", "1", "--udp-step", "100"];
+    let files = ["--json", json.to_str().unwrap(), "--report"];
+    let arguments = [&quick, &files[..], &[report.to_str().unwrap()], arguments].concat();
+    let mut running = Running::start(&arguments, environment);
+    let code = running.finish(RUN_WITHIN);
+    running.assert_nothing_is_left();
+    let run = Run::read(&json);
+    for file in [json, report] {
+        // Missing after a failure, and that is told below.
+        let _ = fs::remove_file(file);
+    }
+    assert_eq!(code, Some(0), "{run:?}");
+    run.unwrap()
+}
+
+fn contenders<'a>(series: impl IntoIterator<Item = &'a Series>) -> Vec<&'a str> {
+    let names = series.into_iter();
+    names.map(|series| series.contender.as_str()).collect()
+}
+
+#[test]
+fn every_installed_contender_carries_traffic() {
+    let Some(_guard) = root() else { return };
+    let run = measure("all", &["--streams", "1,4"], &[]);
+    let everybody = [&[peers::TIPSEC, peers::TIPSEC_CHACHA20], &peers::NAMES[..]].concat();
+    for traffic in ["tcp", "tcp, 4 streams", "udp"] {
+        let of_traffic = run.series.iter().filter(|s| s.label("traffic") == traffic);
+        assert_eq!(contenders(of_traffic), everybody, "{traffic}");
+    }
+    for series in &run.series {
+        let title = series.title();
+        assert_eq!(series.unaccounted, 0, "{title}");
+        if let Some(why) = &series.skipped {
+            eprintln!("SKIPPED ({title}): {why}");
+            assert!(why.contains("not installed"), "{title}: {why}");
+            continue;
+        }
+        assert_eq!(series.samples("throughput").len(), 1, "{title}");
+        assert!(series.samples("throughput")[0] > 0.0, "{title}");
+        assert!(series.samples("busy cores")[0] > 0.0, "{title}");
+        let is_udp = series.label("traffic") == "udp";
+        assert_eq!(series.samples("cpu").len(), usize::from(is_udp), "{title}");
+    }
+    let clear = |c: &&tipsec_bench::results::Comparison| c.b == peers::VETH_OFF;
+    assert_eq!(run.comparisons.iter().filter(clear).count(), 3, "{run:?}");
+    for offloads in ["tso off, gso off", "tso on, gso on"] {
+        assert!(run.notes.iter().any(|note| note.contains(offloads)));
+    }
+}
+
+#[test]
+fn who_is_not_installed_is_skipped_by_name() {
+    let Some(_guard) = root() else { return };
+    let path = std::env::var("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|folder| folder.join("boringtun-cli").exists()) {
+        eprintln!("SKIPPED (boringtun-cli is in PATH): there is always one");
+        return;
+    }
+    let nowhere = [("XDG_CACHE_HOME", "/nonexistent")];
+    let run = measure("skip", &["--peers", "boringtun"], &nowhere);
+    assert_eq!(
+        run.series.len(),
+        6,
+        "three contenders, TCP and UDP: {run:?}"
+    );
+    let skipped = run.series.iter().filter(|series| series.skipped.is_some());
+    assert_eq!(contenders(skipped), ["boringtun", "boringtun"]);
+    assert_eq!(run.comparisons, [], "nobody to compare with");
+}
+
+#[test]
+fn an_unknown_peer_is_refused_with_the_known_ones() {
+    let mut command = Command::new(BENCH);
+    let output = command.args(["tap", "--peers", "boringtun,ipsec"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let named = ["ipsec"]
+        .iter()
+        .chain(&peers::NAMES)
+        .all(|name| said.contains(name));
+    assert!(named, "{said}");
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let Some(_guard) = root() else { return };
+    let arguments = ["--peers", "wireguard-go", "--seconds", "60"];
+    let mut running = Running::start(&arguments, &[]);
+    running.wait_for_a_process("iperf3");
+    // To the harness alone: it has to end the others.
+    let pid = i32::try_from(running.child.id()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(running.finish(SOON), Some(130));
+    running.assert_nothing_is_left();
+}
+
+#[test]
+fn what_a_killed_run_leaves_has_no_life_and_is_swept() {
+    let Some(_guard) = root() else { return };
+    let arguments = ["--peers", "veth-offloads-off", "--seconds", "60"];
+    let mut running = Running::start(&arguments, &[]);
+    running.wait_for_a_process("iperf3");
+    assert!(!netns::made_by(running.child.id()).is_empty());
+    running.child.kill().unwrap();
+    assert_eq!(running.finish(SOON), None);
+    assert!(netns::sweep() >= 2, "two ends");
+    cluster::sweep();
+    running.assert_nothing_is_left();
+}
