@@ -21,7 +21,8 @@ use crate::sys::netdev::xdp_program_id;
 mod interface;
 
 pub use interface::{
-    HostError, Interface, InterfaceError, KERNEL_FLOOR, MTU_MAX, MTU_MIN, check_host,
+    HostError, Interface, InterfaceError, KERNEL_FLOOR, MTU_MAX, MTU_MIN, MTU_SINGLE_BUFFER,
+    check_host,
 };
 
 /// Which of the three modes a bearer may use, from fastest to most general.
@@ -109,6 +110,21 @@ pub enum AttachError {
         interface: String,
         /// `native` or `generic`.
         mode: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The driver refused, and frames are long, which fewer drivers take.
+    #[error(
+        "interface {interface:?} has an MTU of {mtu} bytes, and its driver takes no XDP program \
+         in native mode, or none for frames of several buffers: set the MTU to at most \
+         {MTU_SINGLE_BUFFER} (`ip link set {interface} mtu {MTU_SINGLE_BUFFER}`), or the mode to \
+         \"auto\" or \"generic\""
+    )]
+    LongFrames {
+        /// The interface.
+        interface: String,
+        /// In bytes.
+        mtu: u32,
         /// The kernel's reason.
         source: io::Error,
     },
@@ -430,10 +446,19 @@ fn climb_down(
             // Somebody came between our question and our attachment.
             refuse_occupied(interface)?;
         }
-        refusal = Some(AttachError::Refused {
-            interface: interface.name.clone(),
-            mode: name,
-            source,
+        let mtu = interface.mtu;
+        let interface = interface.name.clone();
+        refusal = Some(match hook {
+            Hook::Native if mtu > MTU_SINGLE_BUFFER => AttachError::LongFrames {
+                interface,
+                mtu,
+                source,
+            },
+            _ => AttachError::Refused {
+                interface,
+                mode: name,
+                source,
+            },
         });
     }
     Err(refusal.unwrap_or(AttachError::Incomplete { what: "mode" }))

@@ -48,7 +48,8 @@ reasons! {
     RxDrop {
         /// Not a data frame of this version, or cut short.
         Malformed = "rx_malformed",
-        /// Spread over several buffers, which this version does not join.
+        /// Spread over several buffers and not joined: no room was free, or it
+        /// is longer than the interface's MTU allows.
         Fragmented = "rx_fragmented",
         /// No lane has this SPI.
         UnknownSpi = "rx_unknown_spi",

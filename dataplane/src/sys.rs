@@ -6,6 +6,8 @@
 pub(crate) mod netdev;
 mod prefetch;
 #[cfg(feature = "io")]
+pub(crate) mod sockopt;
+#[cfg(feature = "io")]
 pub(crate) mod tun;
 #[cfg(feature = "crypto-ring")]
 mod wiped;

@@ -33,12 +33,14 @@ mod commands;
 mod deliver;
 mod group;
 mod ingest;
+mod polling;
 mod sleep;
 #[cfg(feature = "io")]
 mod spawn;
 
 use group::Group;
-pub use sleep::Polling;
+use polling::Idle;
+pub use polling::Polling;
 use sleep::TapRest;
 #[cfg(feature = "io")]
 pub use spawn::{SpawnError, WorkerHandle, spawn};
@@ -87,8 +89,8 @@ pub struct Worker<A: Aead, B: Bearer, T> {
     sealed: Burst<Sealed<B::Frame>>,
     /// Whether the control thread is to be woken at the end of the pass.
     tell: bool,
-    /// Idle passes, counted by a worker that spins.
-    spins: u32,
+    /// For how long there has been nothing to do.
+    idle: Idle,
     /// Sleeps in a row for want of room to send.
     stalled: u32,
 }
@@ -125,7 +127,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             plain: Burst::new(),
             sealed: Burst::new(),
             tell: false,
-            spins: 0,
+            idle: Idle::default(),
             stalled: 0,
         }
     }
@@ -163,6 +165,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         }
         if moved {
             self.stalled = 0;
+            self.idle.on_frames();
             return Pass::Busy;
         }
         commands

@@ -9,7 +9,7 @@
 
 mod netns;
 
-use netns::{ETHERTYPE, is_root, veth_pair};
+use netns::{ETHERTYPE, NetNs, is_root, veth_pair};
 use tipsec_dataplane::attach::{AttachError, Attachment, Hook, Interface, InterfaceError, Mode};
 use tipsec_dataplane::bearer::xdp::{BearerMode, OpenError, XdpBearer, XdpConfig};
 use tipsec_dataplane::ids::{MasterId, NodeId, Spi};
@@ -33,10 +33,10 @@ fn interfaces_that_cannot_work_are_named() {
     let check = || a.run(|| Interface::check("nic"));
     let interface = check().unwrap();
     assert_eq!((interface.mtu, interface.rx_queues), (1500, Some(1)));
-    a.ip("link set nic mtu 9000");
+    a.ip("link set nic mtu 9500");
     assert!(matches!(
         check(),
-        Err(InterfaceError::MtuTooLarge { mtu: 9000, .. })
+        Err(InterfaceError::MtuTooLarge { mtu: 9500, .. })
     ));
     a.ip("link set nic mtu 1000");
     assert!(matches!(
@@ -49,6 +49,27 @@ fn interfaces_that_cannot_work_are_named() {
     assert!(error.to_string().contains("\"nic\" is down"), "{error}");
     a.ip("link del nic");
     assert!(matches!(check(), Err(InterfaceError::Missing { .. })));
+}
+
+#[test]
+fn driver_that_takes_no_long_frames_is_named_unless_there_is_another_way() {
+    if !is_root("driver_that_takes_no_long_frames_is_named_unless_there_is_another_way") {
+        return;
+    }
+    // A bridge has no XDP in its driver.
+    let ns = NetNs::new("long");
+    ns.ip("link add nic mtu 9000 type bridge");
+    ns.ip("link set nic up");
+    ns.run(|| {
+        let error = attach(Mode::NativeCopy).err().unwrap();
+        let text = error.to_string();
+        assert!(
+            matches!(error, AttachError::LongFrames { mtu: 9000, .. }),
+            "{text}"
+        );
+        assert!(text.contains("mtu 3506"), "{text}");
+        assert_eq!(attach(Mode::Auto).unwrap().hook(), Hook::Generic);
+    });
 }
 
 #[test]

@@ -11,7 +11,7 @@
 mod netns;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,7 +28,14 @@ use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::worker::Polling;
 
 fn nodes<A: Aead>(purpose: &str, mode: Mode) -> (Node, Node) {
+    nodes_at::<A>(purpose, mode, 1500)
+}
+
+fn nodes_at<A: Aead>(purpose: &str, mode: Mode, mtu: u32) -> (Node, Node) {
     let (ns_a, ns_b) = veth_pair(purpose);
+    for ns in [&ns_a, &ns_b] {
+        ns.ip(&format!("link set nic mtu {mtu}"));
+    }
     let mut a = Node::start::<A>(ns_a, 1, mode, Polling::Sleep);
     let mut b = Node::start::<A>(ns_b, 2, mode, Polling::Sleep);
     connect(&mut a, &mut b);
@@ -75,6 +82,38 @@ fn tcp(a: &Node, b: &Node, bytes: usize) -> Duration {
     start.elapsed()
 }
 
+/// Sends datagrams of `len` bytes from a to b one after the other, and waits
+/// for each to come back as it was.
+fn echo(a: &Node, b: &Node, len: usize, datagrams: u32) {
+    let address = (b.address(), 5002);
+    let (bound, ready) = std::sync::mpsc::channel();
+    let server = b.ns.start(move || {
+        let socket = UdpSocket::bind(address).unwrap();
+        socket.set_read_timeout(Some(netns::PATIENCE)).unwrap();
+        bound.send(()).unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        for _ in 0..datagrams {
+            let (n, from) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..n], from).unwrap();
+        }
+    });
+    ready.recv().unwrap();
+    let client = a.ns.start(move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.set_read_timeout(Some(netns::PATIENCE)).unwrap();
+        socket.connect(address).unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        for i in 0..datagrams {
+            let sent: Vec<u8> = (0..len).map(|at| (at as u32 * 7 + i) as u8).collect();
+            socket.send(&sent).unwrap();
+            let n = socket.recv(&mut buffer).unwrap();
+            assert!(buffer[..n] == sent, "datagram {i} of {len} bytes");
+        }
+    });
+    client.join().unwrap();
+    server.join().unwrap();
+}
+
 /// Every frame that `from` sealed for `to` is opened there or lost for a
 /// reason that something counted.
 fn accounted(from: &Node, to: &Node) -> bool {
@@ -95,7 +134,11 @@ fn accounted(from: &Node, to: &Node) -> bool {
         + to.rx_drops(|reason| {
             matches!(
                 reason,
-                RxDrop::Malformed | RxDrop::UnknownSpi | RxDrop::Replayed | RxDrop::OpenFailed
+                RxDrop::Malformed
+                    | RxDrop::Fragmented
+                    | RxDrop::UnknownSpi
+                    | RxDrop::Replayed
+                    | RxDrop::OpenFailed
             )
         });
     from.sealed(to) == to.opened(from) + lost
@@ -144,6 +187,33 @@ fn aws_lc_generic() {
 type Cipher = tipsec_dataplane::aead::aws_lc::AwsLc;
 #[cfg(not(feature = "crypto-aws-lc"))]
 type Cipher = tipsec_dataplane::aead::ring::Ring;
+
+#[test]
+fn long_frames_go_through_the_taps() {
+    if !is_root("long_frames_go_through_the_taps") {
+        return;
+    }
+    let (a, b) = nodes_at::<Cipher>("long", Mode::Auto, 9000);
+    assert!(a.report.multi_buffer);
+    tcp(&a, &b, 32 << 20);
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        assert!(eventually(|| accounted(from, to)));
+        assert_no_key_drops(from);
+    }
+    // TCP is cut to what one chunk holds; datagrams are not. The tap's MTU is
+    // 8965, and this is the largest datagram that it does not fragment.
+    let worker = a.worker.as_ref().unwrap();
+    let to_b = worker.counters().peer(Node::peer(&b));
+    let before = (to_b.sealed_bytes.value(), to_b.sealed_frames.value());
+    echo(&a, &b, 8937, 50);
+    let bytes = to_b.sealed_bytes.value() - before.0;
+    let frames = to_b.sealed_frames.value() - before.1;
+    assert!(bytes / frames > 4096, "{bytes} bytes in {frames} frames");
+    assert!(eventually(|| accounted(&a, &b) && accounted(&b, &a)));
+    assert_eq!(b.rx_drops(|reason| reason == RxDrop::Fragmented), 0);
+    a.stop();
+    b.stop();
+}
 
 #[test]
 fn rekeying_under_load_loses_nothing_for_key_reasons() {

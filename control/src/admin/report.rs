@@ -71,6 +71,21 @@ pub struct BearerReport {
     pub mtu: u32,
     /// Address of the NIC.
     pub mac: String,
+    /// Most frames handed to the NIC and not yet sent.
+    #[serde(default)]
+    pub frames_in_flight: u32,
+    /// Whether frame memory is of huge pages.
+    #[serde(default)]
+    pub huge_pages: bool,
+    /// Whether a frame may be spread over several buffers.
+    #[serde(default)]
+    pub multi_buffer: bool,
+    /// Whether its worker polls the NIC itself.
+    #[serde(default)]
+    pub busy_poll: bool,
+    /// Frames that the kernel takes in one call; `None`: its own default.
+    #[serde(default)]
+    pub tx_budget: Option<u32>,
     /// Crate that seals and opens.
     pub aead: String,
     /// Suite that is offered first.

@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tipsec_dataplane::aead::Provider;
+use tipsec_dataplane::bearer::xdp::{BusyPoll, NapiProfile};
 use tipsec_dataplane::ids::NodeId;
 use tipsec_dataplane::secret::Suite;
+use tipsec_dataplane::worker::Polling;
 
 use crate::address::Network;
 use crate::admin::DEFAULT_SOCKET;
@@ -23,7 +26,7 @@ mod values;
 
 pub use source::ConfigError;
 use source::{Field, Source, Table};
-pub use values::{ModeChoice, Polling, TapAddress};
+pub use values::{ModeChoice, TapAddress};
 use values::{absolute_path, device_name, ethertype, tap_address};
 
 /// Where `tipsecd` looks unless told.
@@ -102,8 +105,12 @@ pub struct BearerConfig {
     pub mode: ModeChoice,
     /// EtherType of our frames.
     pub ethertype: u16,
-    /// Frames in flight; `None`: what suits the NIC.
-    pub tx_depth: Option<u32>,
+    /// How many frames in flight suit the NIC.
+    pub napi: NapiProfile,
+    /// Whether workers poll the NIC themselves.
+    pub busy_poll: Option<BusyPoll>,
+    /// Whether frame memory is of huge pages where there are any.
+    pub huge_pages: bool,
 }
 
 impl Config {
@@ -141,6 +148,7 @@ impl Config {
             "node",
             "state_dir",
             "polling",
+            "spin_us",
             "admin",
             "tap",
             "bearer",
@@ -169,9 +177,7 @@ impl Config {
             state_dir: or(root.field("state_dir"), DEFAULT_STATE_DIR.into(), |field| {
                 field.parsed("a path", absolute_path)
             })?,
-            polling: or(root.field("polling"), Polling::Sleep, |field| {
-                field.choice(&[("sleep", Polling::Sleep), ("spin", Polling::Spin)])
-            })?,
+            polling: read_polling(&root)?,
             admin: read_admin(&root)?,
             tap,
             bearers,
@@ -225,6 +231,27 @@ impl Config {
             message: message.into(),
         }
     }
+}
+
+fn read_polling(root: &Table<'_>) -> Result<Polling, ConfigError> {
+    let adaptive = Polling::Adaptive {
+        spin: Polling::ADAPTIVE_SPIN,
+    };
+    let polling = or(root.field("polling"), Polling::Sleep, |field| {
+        field.choice(&[
+            ("sleep", Polling::Sleep),
+            ("spin", Polling::Spin),
+            ("adaptive", adaptive),
+        ])
+    })?;
+    let Some(field) = root.field("spin_us") else {
+        return Ok(polling);
+    };
+    if polling != adaptive {
+        return Err(field.error("without a meaning unless polling = \"adaptive\""));
+    }
+    let spin = Duration::from_micros(field.integer(1..=1_000_000_u32)?.into());
+    Ok(Polling::Adaptive { spin })
 }
 
 /// A field's value, or a default if it is not there.
@@ -315,7 +342,10 @@ fn read_bearer(
         "mode",
         "encapsulation",
         "ethertype",
+        "napi",
         "tx_depth",
+        "busy_poll_us",
+        "huge_pages",
     ];
     let table = entry.table(&known)?;
     for key in known {
@@ -355,10 +385,31 @@ fn read_bearer(
         ethertype: or(table.field("ethertype"), DEFAULT_ETHERTYPE, |field| {
             ethertype(field.integer(0x0600..=0xFFFF)?).map_err(|error| field.error(error))
         })?,
-        tx_depth: or(table.field("tx_depth"), None, |field| {
-            field.integer(8..=4096).map(Some)
+        napi: read_napi(&table)?,
+        busy_poll: or(table.field("busy_poll_us"), None, |field| {
+            let us = field.integer(1..=10_000)?;
+            let budget = BusyPoll::default().budget;
+            Ok(Some(BusyPoll { us, budget }))
         })?,
+        huge_pages: or(table.field("huge_pages"), true, |field| field.boolean())?,
     })
+}
+
+/// A number of frames, or a profile that knows one.
+fn read_napi(table: &Table<'_>) -> Result<NapiProfile, ConfigError> {
+    let Some(depth) = table.field("tx_depth") else {
+        return or(table.field("napi"), NapiProfile::default(), |field| {
+            field.choice(&[
+                ("inline", NapiProfile::Inline),
+                ("threaded", NapiProfile::Threaded),
+            ])
+        });
+    };
+    if table.field("napi").is_some() {
+        return Err(depth.error("\"napi\" is there too; give one of the two"));
+    }
+    // As many as the TX ring has entries.
+    depth.integer(8..=1024).map(NapiProfile::Depth)
 }
 
 /// One value, or an array of them under the plural of its name.

@@ -203,6 +203,12 @@ impl<'a> Field<'a> {
             .ok_or_else(|| self.error(format!("expected {expected}, found {text:?}")))
     }
 
+    /// It as true or false.
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        let value = self.value.get_ref().as_bool();
+        value.ok_or_else(|| self.wrong_type("true or false"))
+    }
+
     /// It as a whole number in a range.
     pub(super) fn integer<T>(&self, range: RangeInclusive<T>) -> Result<T, ConfigError>
     where

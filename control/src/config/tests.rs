@@ -41,7 +41,11 @@ fn the_example_is_read_and_shows_the_defaults() {
                 bearer.cores.clone(),
                 (bearer.mode, bearer.network),
             ),
-            (bearer.ethertype, bearer.tx_depth, config.rekey_interval_s),
+            (
+                bearer.ethertype,
+                (bearer.napi, bearer.busy_poll, bearer.huge_pages),
+                config.rekey_interval_s,
+            ),
             (config.provider, config.suites.clone(), config.tolerance_ms),
             config.packets_per_key,
         )
@@ -65,7 +69,8 @@ fn every_line_of_the_example_that_is_commented_out_works() {
     assert_eq!(config.bearers[1].queues, [0, 1]);
     assert_eq!(config.bearers[1].cores, [2, 3]);
     assert_eq!(config.bearers[1].network.number(), 1);
-    assert_eq!(config.bearers[0].tx_depth, Some(64));
+    assert_eq!(config.bearers[1].napi, NapiProfile::Depth(128));
+    assert_eq!(config.bearers[0].busy_poll, Some(BusyPoll::default()));
 }
 
 #[test]
@@ -280,7 +285,7 @@ fn errors_name_file_line_key_and_what_was_expected() {
         (
             format!("{top}{bearer}tx_depth = 0\n"),
             "5: bearer.tx_depth:",
-            "8 to 4096",
+            "8 to 1024",
         ),
         (
             format!("{top}{bearer}[tap]\nname = ''\n"),

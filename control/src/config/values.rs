@@ -5,15 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// How a worker waits for frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Polling {
-    /// In `poll`.
-    Sleep,
-    /// In a loop.
-    Spin,
-}
-
 /// Which AF_XDP mode to ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ModeChoice {

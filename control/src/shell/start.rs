@@ -13,7 +13,7 @@ use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::Encapsulation;
 use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError, TapQueue};
-use tipsec_dataplane::worker::{self, Polling, SpawnError, Worker, WorkerConfig, WorkerHandle};
+use tipsec_dataplane::worker::{self, SpawnError, Worker, WorkerConfig, WorkerHandle};
 
 use super::admin_server::{AdminServer, AdminServerError};
 use super::clock::{self, OsRandom};
@@ -24,7 +24,7 @@ use super::node::Node;
 use super::packet_socket::PacketSocket;
 use crate::address::Network;
 use crate::admin::{BearerReport, BearerState, TapReport};
-use crate::config::{self, BearerConfig, Config, ConfigError, ModeChoice};
+use crate::config::{BearerConfig, Config, ConfigError, ModeChoice};
 use crate::keyring::{Keyring, KeyringError};
 use crate::machine::{Machine, Settings};
 use crate::time::Random;
@@ -86,11 +86,10 @@ fn refused(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 /// # Errors
 /// [`StartError`]; then nothing is left behind.
 pub fn start(config: &Config) -> Result<Daemon, StartError> {
-    let workers: usize = config.bearers.iter().map(|nic| nic.queues.len()).sum();
-    let umem_bytes = XdpConfig::default().umem_bytes();
-    check_host(umem_bytes * workers as u64)?;
+    check_host(0)?;
     OsRandom::check().map_err(refused("get random bytes"))?;
     let interfaces = check_interfaces(config)?;
+    check_host(umem_bytes(config, &interfaces))?;
     // Whoever ends us from here on finds everything taken down again.
     let signals = watch_signals().map_err(refused("watch signals"))?;
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
@@ -183,6 +182,15 @@ fn check_interfaces(config: &Config) -> Result<Vec<Interface>, ConfigError> {
     Ok(interfaces)
 }
 
+/// What all queues lock.
+fn umem_bytes(config: &Config, interfaces: &[Interface]) -> u64 {
+    let sizes = XdpConfig::default();
+    let bearers = config.bearers.iter().zip(interfaces);
+    bearers
+        .map(|(wanted, interface)| sizes.umem_bytes_at(interface.mtu) * wanted.queues.len() as u64)
+        .sum()
+}
+
 /// What one worker is going to serve.
 struct Queue {
     bearer: XdpBearer,
@@ -201,24 +209,32 @@ fn open_nic(
     attachment: &mut Attachment,
     queues: &mut Vec<Queue>,
 ) -> Result<Nic, StartError> {
-    let defaults = XdpConfig::default();
-    let sizes = XdpConfig {
-        in_flight_max: wanted
-            .tx_depth
-            .map_or(defaults.in_flight_max, |depth| depth as usize),
-        ..defaults
-    };
     let link = Link {
         own: interface.mac,
         ethertype: wanted.ethertype,
     };
     let mut ports = Vec::new();
     for (at, &queue) in wanted.queues.iter().enumerate() {
+        let core = wanted.cores.get(at).copied();
+        let sizes = XdpConfig {
+            in_flight_max: wanted.napi.in_flight_max(),
+            busy_poll: wanted.busy_poll,
+            huge_pages: wanted.huge_pages,
+            core: core.map(|core| core as usize),
+            ..XdpConfig::default()
+        };
         let bearer = XdpBearer::open(attachment, queue, &sizes)?;
+        for option in &bearer.report().refused {
+            tracing::warn!(
+                "interface {:?}, queue {queue}: the kernel refused {}: {}; going on without it",
+                interface.name,
+                option.name,
+                option.reason
+            );
+        }
         let statistics = bearer
             .statistics_fd()
             .map_err(refused("keep the AF_XDP socket's statistics"))?;
-        let core = wanted.cores.get(at).copied();
         let suite = config.suites.first().map_or("", |suite| suite.name());
         let report = BearerReport {
             interface: interface.name.clone(),
@@ -232,6 +248,11 @@ fn open_nic(
             encapsulation: "ethernet".to_owned(),
             mtu: interface.mtu,
             mac: interface.mac.to_string(),
+            frames_in_flight: u32::try_from(sizes.in_flight_max).unwrap_or(u32::MAX),
+            huge_pages: bearer.report().huge_pages,
+            multi_buffer: bearer.report().multi_buffer,
+            busy_poll: bearer.report().busy_poll,
+            tx_budget: bearer.report().tx_budget,
             aead: config.provider.name().to_owned(),
             suite: suite.to_owned(),
         };
@@ -266,10 +287,7 @@ fn start_worker(
         mtu: queue.mtu as usize,
         peers: usize::from(MAX_PEERS),
         spis: SPI_SLOTS as usize,
-        polling: match config.polling {
-            config::Polling::Sleep => Polling::Sleep,
-            config::Polling::Spin => Polling::Spin,
-        },
+        polling: config.polling,
     };
     let (control_end, worker_end) =
         command::channel().map_err(refused("make an eventfd for the worker"))?;

@@ -174,8 +174,8 @@ fn what_is_in_the_way_is_found() {
         &["1.toml:2: node: "],
     );
 
-    lab.ip(&ns, &["link", "set", NIC, "mtu", "9000"]);
-    stopped(&good, "MTU", &["9000", "ip link set eth1 mtu 3506"]);
+    lab.ip(&ns, &["link", "set", NIC, "mtu", "9500"]);
+    stopped(&good, "MTU", &["9500", "ip link set eth1 mtu 9216"]);
     lab.ip(&ns, &["link", "set", NIC, "mtu", "1500"]);
 
     lab.ip(&ns, &["link", "add", "br1", "type", "bridge"]);

@@ -138,8 +138,8 @@ fn a_nic_that_cannot_serve_is_named() {
     refused(&lab, &text, &[], &words);
     lab.ip(&ns, &["link", "set", NIC, "up"]);
 
-    lab.ip(&ns, &["link", "set", NIC, "mtu", "9000"]);
-    let words = ["1.toml:12: bearer.interface: ", "9000", "mtu 3506"];
+    lab.ip(&ns, &["link", "set", NIC, "mtu", "9500"]);
+    let words = ["1.toml:12: bearer.interface: ", "9500", "mtu 9216"];
     refused(&lab, &text, &[], &words);
     lab.ip(&ns, &["link", "set", NIC, "mtu", "1500"]);
 

@@ -16,9 +16,15 @@ const ARPHRD_ETHER: u16 = 1;
 /// Smallest MTU in bytes: IPv6's minimum, below which a tap is of no use.
 pub const MTU_MIN: u32 = 1280;
 
-/// Largest MTU in bytes that fits one 4096-byte chunk after the kernel's
-/// headroom (256), the Ethernet header and the shared-info tail (320).
-pub const MTU_MAX: u32 = 3506;
+/// Largest MTU in bytes of which a frame fits one 4096-byte chunk after the
+/// kernel's headroom (256), the Ethernet header and the shared-info tail (320).
+pub const MTU_SINGLE_BUFFER: u32 = 3506;
+
+/// Largest MTU in bytes, where the kernel joins several buffers to a frame.
+pub const MTU_MAX: u32 = 9216;
+
+/// The kernel that has AF_XDP frames of several buffers (`XDP_USE_SG`).
+const KERNEL_MULTI_BUFFER: (u32, u32) = (6, 6);
 
 /// The oldest kernel that is supported: major and minor version.
 pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
@@ -67,16 +73,32 @@ pub enum InterfaceError {
         /// In bytes.
         mtu: u32,
     },
-    /// A frame would not fit one buffer.
+    /// Longer frames than any that are supported.
     #[error(
-        "interface {name:?} has an MTU of {mtu} bytes; multi-buffer frames are not supported by \
-         this version, so at most {MTU_MAX} (`ip link set {name} mtu {MTU_MAX}`)"
+        "interface {name:?} has an MTU of {mtu} bytes; at most {MTU_MAX} are supported \
+         (`ip link set {name} mtu {MTU_MAX}`)"
     )]
     MtuTooLarge {
         /// Its name.
         name: String,
         /// In bytes.
         mtu: u32,
+    },
+    /// A frame would not fit one buffer, and the kernel does not join several.
+    #[error(
+        "interface {name:?} has an MTU of {mtu} bytes; above {MTU_SINGLE_BUFFER}, frames take \
+         several buffers, for which Linux {}.{} or newer is needed, and this is {release} \
+         (`ip link set {name} mtu {MTU_SINGLE_BUFFER}`)",
+        KERNEL_MULTI_BUFFER.0,
+        KERNEL_MULTI_BUFFER.1
+    )]
+    NoMultiBuffer {
+        /// Its name.
+        name: String,
+        /// In bytes.
+        mtu: u32,
+        /// The kernel's release, as `uname -r` prints it.
+        release: String,
     },
     /// The device has fewer queues.
     #[error(
@@ -133,12 +155,7 @@ impl Interface {
         if flags & IFF_UP == 0 {
             return Err(InterfaceError::Down { name: owned() });
         }
-        if mtu < MTU_MIN {
-            return Err(InterfaceError::MtuTooSmall { name: owned(), mtu });
-        }
-        if mtu > MTU_MAX {
-            return Err(InterfaceError::MtuTooLarge { name: owned(), mtu });
-        }
+        check_mtu(name, mtu, &release())?;
         Ok(Self {
             name: owned(),
             index: device.index,
@@ -162,6 +179,22 @@ impl Interface {
             }),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether frames of this MTU are carried on a kernel of this release.
+fn check_mtu(name: &str, mtu: u32, release: &str) -> Result<(), InterfaceError> {
+    let name = name.to_owned();
+    match mtu {
+        ..MTU_MIN => Err(InterfaceError::MtuTooSmall { name, mtu }),
+        MTU_MIN..=MTU_SINGLE_BUFFER => Ok(()),
+        _ if mtu > MTU_MAX => Err(InterfaceError::MtuTooLarge { name, mtu }),
+        _ if version(release) < KERNEL_MULTI_BUFFER => Err(InterfaceError::NoMultiBuffer {
+            name,
+            mtu,
+            release: release.to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -204,7 +237,7 @@ pub enum HostError {
 /// # Errors
 /// [`HostError`], naming the first thing that is missing.
 pub fn check_host(umem_bytes: u64) -> Result<(), HostError> {
-    check_kernel(&rustix::system::uname().release().to_string_lossy())?;
+    check_kernel(&release())?;
     // Unreadable (a filter on capget): believe, and let the calls themselves fail.
     let Ok(sets) = capabilities(None) else {
         return Ok(());
@@ -247,12 +280,22 @@ pub fn check_host(umem_bytes: u64) -> Result<(), HostError> {
     }
 }
 
-fn check_kernel(release: &str) -> Result<(), HostError> {
+/// This kernel's release, as `uname -r` prints it.
+fn release() -> String {
+    let uname = rustix::system::uname();
+    uname.release().to_string_lossy().into_owned()
+}
+
+/// Major and minor version of a release; zeros for what is not there.
+fn version(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map_while(|text| text.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < KERNEL_FLOOR {
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn check_kernel(release: &str) -> Result<(), HostError> {
+    if version(release) < KERNEL_FLOOR {
         return Err(HostError::KernelTooOld {
             release: release.to_owned(),
         });
@@ -275,6 +318,29 @@ mod tests {
             "kernel 5.15.0-91-generic is too old: 6.1 or newer is needed"
         );
         assert!(check_kernel("garbage").is_err());
+    }
+
+    #[test]
+    fn long_frames_need_a_kernel_that_joins_buffers() {
+        let check = |mtu, release| check_mtu("eth0", mtu, release);
+        assert!(check(1280, "6.1.0-13-amd64").is_ok());
+        assert!(check(3506, "6.1.0-13-amd64").is_ok());
+        assert!(check(3507, "6.6.0").is_ok() && check(9216, "6.18.44").is_ok());
+        assert!(matches!(
+            check(1279, "6.18"),
+            Err(InterfaceError::MtuTooSmall { mtu: 1279, .. })
+        ));
+        assert!(matches!(
+            check(9217, "6.18"),
+            Err(InterfaceError::MtuTooLarge { mtu: 9217, .. })
+        ));
+        let error = check(3507, "6.1.0-13-amd64").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "interface \"eth0\" has an MTU of 3507 bytes; above 3506, frames take several \
+             buffers, for which Linux 6.6 or newer is needed, and this is 6.1.0-13-amd64 \
+             (`ip link set eth0 mtu 3506`)"
+        );
     }
 
     #[test]

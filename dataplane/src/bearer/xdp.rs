@@ -1,8 +1,9 @@
 //! AF_XDP bearer over xsk-rs: one socket, one queue, one UMEM.
 //!
-//! The safe side of it: who owns which chunk, when rings are fed, what the
-//! kernel's answers mean. `umem` and `ring` hold the unsafe calls. Imports
-//! `attach`, `bearer`, `burst`, `frame` and `tx`.
+//! The safe side of it: who owns which chunk, when rings are fed, when the
+//! kernel is woken. `umem`, `rings` and `open` hold the unsafe calls, `wakeup`
+//! what the kernel's answers mean. Imports `attach`, `bearer`, `burst`, `frame`
+//! and `tx`.
 //!
 //! Chunks move in a circle: free list → fill ring → kernel → RX ring → token →
 //! free list, and free list → token → TX ring → kernel → completion ring →
@@ -10,127 +11,73 @@
 //! cache is used again.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::{Bearer, BearerError, FrameMemory, FrameToken, Transmitted};
+use super::{Bearer, BearerError, Transmitted};
 use crate::attach::{Attachment, Hook};
 use crate::burst::{BURST, Burst};
 use crate::tx::Sealed;
 
+mod config;
+mod fill;
+mod join;
+mod memory;
 mod open;
+mod options;
+mod report;
 mod rings;
 mod umem;
+mod wakeup;
 
-pub use open::{OpenError, XdpConfig};
-use rings::Rings;
-use umem::{CHUNK_LEN, Umem};
+pub use config::{BusyPoll, NapiProfile, XdpConfig};
+use fill::FillLevel;
+use join::{Gathered, Step};
+pub use memory::XdpFrame;
+use open::Bound;
+pub use open::OpenError;
+use options::Options;
+pub use report::{BearerMode, BearerReport, RefusedOption, XdpStatistics};
+use rings::{Received, Rings};
+use umem::{CHUNK_DATA_LEN, TakenBack, Umem};
+pub use wakeup::WakeUps;
+use wakeup::{Answer, unknown_answer, wake_transmit};
 
-/// Calls to the kernel in one [`Bearer::transmit`]: it takes 32 frames a call
-/// unless told otherwise, and a burst may follow a backlog.
+/// Calls to the kernel in one [`Bearer::transmit`]: before Linux 6.17 it takes
+/// 32 frames a call, and a burst may follow a backlog.
 const KICKS_MAX: usize = 8;
-
-/// The mode that a bearer got.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BearerMode {
-    /// The NIC reads and writes frame memory itself.
-    ZeroCopy,
-    /// XDP in the driver, frames copied.
-    NativeCopy,
-    /// XDP in the network stack, frames copied.
-    Generic,
-}
-
-impl BearerMode {
-    /// Name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ZeroCopy => "zero-copy",
-            Self::NativeCopy => "native-copy",
-            Self::Generic => "generic",
-        }
-    }
-}
-
-/// What a bearer got, for status.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct BearerReport {
-    /// The NIC.
-    pub interface: String,
-    /// Its queue.
-    pub queue: u32,
-    /// As read back from the socket.
-    pub mode: BearerMode,
-    /// Frame memory in bytes.
-    pub umem_bytes: u64,
-}
-
-/// The kernel's counts of one AF_XDP socket (`XDP_STATISTICS`, if_xdp.h).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct XdpStatistics {
-    /// Received, but the frame was too long or the socket otherwise refused it.
-    pub rx_dropped: u64,
-    /// Received, but the RX ring was full.
-    pub rx_ring_full: u64,
-    /// Received, but the fill ring was empty. Zero-copy drivers count here
-    /// every time they looked and found none.
-    pub rx_fill_ring_empty: u64,
-    /// Descriptors of the fill ring that the kernel refused: a bug of ours.
-    pub rx_invalid_descriptors: u64,
-    /// Descriptors of the TX ring that the kernel refused: a bug of ours.
-    pub tx_invalid_descriptors: u64,
-}
-
-impl XdpStatistics {
-    /// Reads the counts of a socket; from any thread that holds a copy of its
-    /// descriptor (see [`XdpBearer::statistics_fd`]).
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn read(socket: impl AsFd) -> io::Result<Self> {
-        let counts = rustix::net::sockopt::xdp_statistics(socket)?;
-        Ok(Self {
-            rx_dropped: counts.rx_dropped,
-            rx_ring_full: counts.rx_ring_full.unwrap_or(0),
-            rx_fill_ring_empty: counts.rx_fill_ring_empty_descs.unwrap_or(0),
-            rx_invalid_descriptors: counts.rx_invalid_descs,
-            tx_invalid_descriptors: counts.tx_invalid_descs,
-        })
-    }
-}
-
-/// A chunk of one bearer's UMEM and the frame in it.
-pub struct XdpFrame {
-    chunk: u32,
-    /// In the room.
-    start: u16,
-    end: u16,
-    bearer: u32,
-}
-
-impl FrameToken for XdpFrame {
-    fn segments(&self) -> usize {
-        1
-    }
-}
 
 /// One (NIC, queue).
 pub struct XdpBearer {
     // Before `umem`: sockets close before their memory goes.
     rings: Rings,
     umem: Umem,
+    /// Single chunks, to receive into; to send from, too, unless rooms are wide.
     free: Vec<u32>,
+    /// First chunks of wide rooms; none without `multi_buffer`.
+    wide_free: Vec<u32>,
+    /// Whether frames may be longer than a chunk.
+    multi_buffer: bool,
+    /// Buffers of the frame that is arriving, of several.
+    gathered: Gathered,
+    /// Bytes of the longest frame of several buffers.
+    frame_len_max: usize,
     /// Chunks that the kernel may write to: in the fill ring or the RX ring.
     lent: usize,
-    lent_target: usize,
+    fill_level: FillLevel,
+    /// Frames sent and not completed.
     in_flight: usize,
     in_flight_max: usize,
     /// Chunks that receive never takes, so that there is always something to send from.
     reserve: usize,
     lost_unreported: usize,
+    /// Frames that the kernel lost and still shows in the TX ring.
+    unpublished: usize,
     gone: bool,
+    wakeups: Arc<WakeUps>,
     id: u32,
     report: BearerReport,
 }
@@ -149,26 +96,45 @@ impl XdpBearer {
     ) -> Result<Self, OpenError> {
         attachment.interface().check_queue(queue)?;
         config.check()?;
-        let (umem, rings, mode) = open::bind(attachment, queue, config)?;
-        let chunks = config.chunks;
+        let Bound {
+            umem,
+            rings,
+            mode,
+            huge_pages,
+        } = open::bind(attachment, queue, config)?;
+        let layout = umem.layout();
+        let options = Options::set(rings.fd(), config, layout);
+        let report = BearerReport {
+            interface: attachment.interface().name.clone(),
+            queue,
+            mode,
+            umem_bytes: umem.bytes(),
+            huge_pages,
+            multi_buffer: layout.wide_rooms > 0,
+            in_flight_max: config.in_flight_max,
+            tx_budget: options.tx_budget,
+            busy_poll: options.busy_poll,
+            refused: options.refused,
+        };
         let mut bearer = Self {
             rings,
             umem,
-            free: (0..chunks).rev().collect(),
+            free: (0..layout.chunks).rev().collect(),
+            wide_free: layout.wide_heads().rev().collect(),
+            multi_buffer: layout.wide_rooms > 0,
+            gathered: Gathered::default(),
+            frame_len_max: layout.wide_chunks as usize * CHUNK_DATA_LEN,
             lent: 0,
-            lent_target: config.lent_target(),
+            fill_level: config.fill_level(layout, mode),
             in_flight: 0,
             in_flight_max: config.in_flight_max,
             reserve: config.in_flight_max + BURST,
             lost_unreported: 0,
+            unpublished: 0,
             gone: false,
+            wakeups: Arc::default(),
             id: open::next_id(),
-            report: BearerReport {
-                interface: attachment.interface().name.clone(),
-                queue,
-                mode,
-                umem_bytes: u64::from(chunks) * CHUNK_LEN as u64,
-            },
+            report,
         };
         bearer.refill();
         // Says at once what would otherwise show at the first frame.
@@ -191,6 +157,11 @@ impl XdpBearer {
         &self.report
     }
 
+    /// Its system calls to send, counted by answer; for any thread.
+    pub fn wakeups(&self) -> Arc<WakeUps> {
+        Arc::clone(&self.wakeups)
+    }
+
     /// A second descriptor of the socket, for [`XdpStatistics::read`] by
     /// another thread. While it is open, the queue stays taken.
     ///
@@ -203,7 +174,11 @@ impl XdpBearer {
     /// Feeds the fill ring from the free list.
     fn refill(&mut self) {
         let spare = self.free.len().saturating_sub(self.reserve);
-        let want = self.lent_target.saturating_sub(self.lent).min(spare);
+        let want = self
+            .fill_level
+            .target()
+            .saturating_sub(self.lent)
+            .min(spare);
         let mut left = want;
         while left > 0 {
             let at = self.free.len() - left.min(BURST);
@@ -230,10 +205,11 @@ impl XdpBearer {
             if done.is_empty() {
                 return;
             }
-            self.in_flight = self.in_flight.saturating_sub(done.len());
             for chunk in done {
-                if self.umem.take_back(chunk) {
-                    self.free.push(chunk);
+                if let TakenBack::Room(head) = self.umem.take_back(chunk) {
+                    debug_assert!(self.in_flight > 0, "completed more than was sent");
+                    self.in_flight = self.in_flight.saturating_sub(1);
+                    self.put_back(head);
                 }
             }
         }
@@ -250,45 +226,90 @@ impl XdpBearer {
             if waiting == 0 {
                 return Ok(());
             }
-            let result = send(self.rings.fd(), &[], SendFlags::DONTWAIT);
+            let answer = self.wake(waiting);
             let before = std::mem::replace(&mut waiting, self.rings.unsent());
-            match result {
-                Err(Errno::INTR) => {}
-                Ok(_) if waiting == before => return Ok(()),
-                Ok(_) => {}
-                // The kernel's budget for one call, its completion ring or the
-                // send buffer is spent; what it has not taken stays queued.
-                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => {
-                    self.reap();
-                    if waiting == before {
-                        return Ok(());
-                    }
-                }
-                // One frame was taken and dropped (no room at the other end of
-                // a veth without qdisc, or no carrier). More now would go the
-                // same way: leave them for the next pass.
-                Err(Errno::BUSY) => {
-                    self.lost_unreported += 1;
-                    self.reap();
+            match answer {
+                Answer::Done | Answer::Again if waiting != before => self.reap(),
+                // More after a loss would go the same way: leave them for the
+                // next pass. That the device is gone is said by the next call,
+                // after this one has told the losses.
+                Answer::Done | Answer::Again | Answer::Down | Answer::LostOne | Answer::Gone => {
                     return Ok(());
                 }
-                // Administratively down: frames stay queued until it is up.
-                Err(Errno::NETDOWN) => return Ok(()),
-                Err(Errno::NXIO | Errno::NODEV) => {
-                    // Said by the next call, after this one has told the losses.
-                    self.lost_unreported += waiting;
-                    self.gone = true;
-                    return Ok(());
-                }
-                Err(source) => {
-                    return Err(BearerError::Io {
-                        what: "send from an AF_XDP socket",
-                        source: source.into(),
-                    });
-                }
+                Answer::Unknown(errno) => return Err(unknown_answer(errno)),
             }
         }
         Ok(())
+    }
+
+    /// Wakes the kernel once, `waiting` descriptors being in the TX ring, and
+    /// accounts for what it lost.
+    fn wake(&mut self, waiting: usize) -> Answer {
+        let answer = wake_transmit(self.rings.fd(), self.report.mode, &self.wakeups);
+        match answer {
+            Answer::Gone => {
+                self.gone = true;
+                let frames = self.rings.unsent_frames();
+                self.lost_unreported += frames.saturating_sub(self.unpublished);
+            }
+            // A call that loses a frame and sends none leaves the ring's
+            // consumer where it was, so the ring still shows the frame.
+            Answer::LostOne => {
+                self.lost_unreported += 1;
+                self.unpublished += 1;
+            }
+            _ => {}
+        }
+        if self.rings.unsent() < waiting {
+            self.unpublished = 0;
+        }
+        answer
+    }
+
+    /// Adds a buffer of a frame of several; once the frame's last is there,
+    /// its token: whole in a wide room, or if there is none, or the frame is
+    /// longer than any may be, its first buffer, marked as one of several.
+    #[cold]
+    fn gather(&mut self, buffer: Received) -> Option<XdpFrame> {
+        let frame_start = self.umem.room().frame_start();
+        if self.gathered.add(buffer, self.frame_len_max) == Step::Surplus {
+            self.give_back(buffer.chunk);
+        }
+        if buffer.goes_on {
+            return None;
+        }
+        let room = match self.gathered.is_sound() {
+            true => self.wide_free.pop(),
+            false => None,
+        };
+        let buffers = self.gathered.take();
+        let Some(room) = room else {
+            let (first, rest) = buffers.split_first()?;
+            rest.iter().for_each(|buffer| self.give_back(buffer.chunk));
+            let mut token = self.token(first.chunk, first.start, first.end);
+            token.segments = 2;
+            return Some(token);
+        };
+        self.umem.hand_out(room);
+        let mut end = frame_start;
+        for buffer in buffers {
+            let bytes = usize::from(buffer.start)..usize::from(buffer.end);
+            let len = bytes.len();
+            self.umem.copy(buffer.chunk, bytes, room, end);
+            end += len;
+            self.give_back(buffer.chunk);
+        }
+        // A wide room is of a few chunks of 4096 bytes.
+        #[allow(clippy::cast_possible_truncation)]
+        let token = self.token(room, frame_start as u16, end as u16);
+        Some(token)
+    }
+
+    /// Frees the chunk of a buffer that was received.
+    fn give_back(&mut self, chunk: u32) {
+        if self.umem.give_back(chunk) {
+            self.put_back(chunk);
+        }
     }
 
     fn alive(&self) -> Result<(), BearerError> {
@@ -297,96 +318,35 @@ impl XdpBearer {
         }
         Ok(())
     }
-
-    /// The chunk of a token, which must be one of this bearer's.
-    fn chunk_of(&self, frame: &XdpFrame) -> u32 {
-        // A token of another bearer would give two owners to one chunk.
-        assert_eq!(frame.bearer, self.id, "frame token of another bearer");
-        frame.chunk
-    }
-}
-
-impl FrameMemory for XdpBearer {
-    type Frame = XdpFrame;
-
-    fn allocate(&mut self) -> Option<XdpFrame> {
-        let chunk = self.free.pop()?;
-        self.umem.hand_out(chunk);
-        Some(XdpFrame {
-            chunk,
-            start: 0,
-            end: 0,
-            bearer: self.id,
-        })
-    }
-
-    fn release(&mut self, frame: XdpFrame) {
-        let chunk = self.chunk_of(&frame);
-        if self.umem.give_back(chunk) {
-            self.free.push(chunk);
-        }
-    }
-
-    fn segment_mut<'a>(&'a mut self, frame: &'a mut XdpFrame, index: usize) -> &'a mut [u8] {
-        let extent = usize::from(frame.start)..usize::from(frame.end);
-        if index > 0 {
-            return &mut [];
-        }
-        self.room_mut(frame).get_mut(extent).unwrap_or_default()
-    }
-
-    fn room_mut<'a>(&'a mut self, frame: &'a mut XdpFrame) -> &'a mut [u8] {
-        let chunk = self.chunk_of(frame);
-        self.umem.room_mut(chunk)
-    }
-
-    fn extent(&self, frame: &XdpFrame) -> (usize, usize) {
-        (
-            usize::from(frame.start),
-            usize::from(frame.end - frame.start),
-        )
-    }
-
-    fn set_extent(&mut self, frame: &mut XdpFrame, start: usize, end: usize) {
-        let frame_start = self.umem.room().frame_start();
-        let room = self.room_mut(frame);
-        let mut range = start..end.min(room.len()).max(start.min(room.len()));
-        if start != frame_start && range.start < range.end {
-            // Sockets send from one place in a chunk (xsk-rs fixes it). Frames
-            // of the encapsulation that this bearer is for are there already.
-            let length = range.len().min(room.len() - frame_start);
-            room.copy_within(range.start..range.start + length, frame_start);
-            range = frame_start..frame_start + length;
-        }
-        // A room is shorter than a chunk, 4096 bytes.
-        #[allow(clippy::cast_possible_truncation)]
-        {
-            frame.start = range.start as u16;
-            frame.end = range.end as u16;
-        }
-    }
 }
 
 impl Bearer for XdpBearer {
     fn receive(&mut self, burst: &mut Burst<XdpFrame>) -> Result<(), BearerError> {
         self.alive()?;
         let mut received = Burst::new();
-        self.rings
-            .received(self.umem.room(), burst.remaining_capacity(), &mut received);
+        let (room, limit) = (self.umem.room(), burst.remaining_capacity());
+        self.rings.received(room, limit, &mut received);
+        if received.is_empty() && self.report.busy_poll {
+            // Runs the device's NAPI; what it says shows in the ring.
+            let _ = recv(self.rings.fd(), &mut [0u8; 0][..], RecvFlags::DONTWAIT);
+            self.rings.received(room, limit, &mut received);
+        }
         let taken = received.len();
-        for (chunk, start, end) in received {
-            if !self.umem.receive(chunk) {
+        for buffer in received {
+            if !self.umem.receive(buffer.chunk) {
                 // Not lent: taking it would give a chunk two owners.
                 continue;
             }
-            burst.push(XdpFrame {
-                chunk,
-                start,
-                end,
-                bearer: self.id,
-            });
+            if buffer.goes_on || !self.gathered.is_empty() {
+                burst.extend(self.gather(buffer));
+            } else {
+                burst.push(self.token(buffer.chunk, buffer.start, buffer.end));
+            }
         }
         if taken > 0 {
+            // With copies, what is lent and not in the fill ring has arrived.
+            let used = self.lent.saturating_sub(self.rings.fill_entries());
+            self.fill_level.on_receive(taken, used);
             self.lent = self.lent.saturating_sub(taken);
             self.refill();
         }
@@ -395,7 +355,9 @@ impl Bearer for XdpBearer {
 
     fn transmit_room(&mut self) -> usize {
         self.reap();
-        (self.in_flight_max.saturating_sub(self.in_flight)).min(self.rings.transmit_free())
+        let entries_a_frame = self.umem.layout().wide_chunks.max(1) as usize;
+        let entries = self.rings.transmit_free();
+        (self.in_flight_max.saturating_sub(self.in_flight)).min(entries / entries_a_frame)
     }
 
     fn transmit(
@@ -408,8 +370,13 @@ impl Bearer for XdpBearer {
         for sealed in burst.drain(..room) {
             let frame = sealed.into_frame();
             let chunk = self.chunk_of(&frame);
-            self.umem.send(chunk);
-            out.push((chunk, frame.end - frame.start));
+            let len = frame.end - frame.start;
+            let parts = match usize::from(len) {
+                ..=CHUNK_DATA_LEN => 1,
+                len => self.umem.spread(chunk, len),
+            };
+            self.umem.send(chunk, parts);
+            out.push((chunk, len));
         }
         self.rings.transmit(&self.umem, &out);
         self.in_flight += room;
@@ -427,7 +394,7 @@ impl Bearer for XdpBearer {
         }
         // A zero-copy driver that is at work needs no second offer.
         if self.rings.transmit_needs_wakeup() {
-            self.rings.unsent()
+            self.rings.unsent_frames()
         } else {
             0
         }
@@ -435,14 +402,8 @@ impl Bearer for XdpBearer {
 
     fn check(&mut self) -> Result<(), BearerError> {
         self.alive()?;
-        match send(self.rings.fd(), &[], SendFlags::DONTWAIT) {
-            Err(Errno::NXIO | Errno::NODEV) => {
-                self.gone = true;
-                self.lost_unreported += self.rings.unsent();
-            }
-            Err(Errno::BUSY) => self.lost_unreported += 1,
-            _ => {}
-        }
+        let waiting = self.rings.unsent();
+        self.wake(waiting);
         self.alive()
     }
 

@@ -15,8 +15,8 @@ const BURST_MAX: u32 = 256;
 /// Nanoseconds that one group frame costs.
 const COST_NS: u64 = 1_000_000_000 / RATE_PER_S as u64;
 
-/// Largest plaintext of a group frame in bytes: a chunk is not larger.
-const PLAINTEXT_MAX: usize = 4096;
+/// Largest plaintext of a group frame in bytes: as large as any MTU.
+const PLAINTEXT_MAX: usize = 9216;
 
 /// The group frame in work, and the bucket that admits the next.
 pub(super) struct Group {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Worker;
+use super::polling::Rest;
 use crate::aead::Aead;
 use crate::bearer::Bearer;
 use crate::burst::Burst;
@@ -19,19 +20,6 @@ const BACKPRESSURE_INTERVAL: Duration = Duration::from_micros(100);
 const BACKPRESSURE_DOUBLINGS: u32 = 5;
 /// A tap that cannot be read is not asked again for this long.
 const TAP_REST: Duration = Duration::from_millis(100);
-/// Idle passes of a spinning worker between two looks at the device.
-const SPINS_A_LOOK: u32 = 1 << 18;
-
-/// What a worker does when there is nothing to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Polling {
-    /// Sleeps until something arrives.
-    #[default]
-    Sleep,
-    /// Looks again at once: lowest latency, a whole core.
-    Spin,
-}
-
 /// What a sleep waits for, and how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Wait {
@@ -68,12 +56,16 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         if self.channel.has_commands() {
             return;
         }
-        match self.config.polling {
-            Polling::Sleep => {
+        match self.idle.on_nothing(self.config.polling, Instant::now) {
+            Rest::Sleep => {
                 let wait = self.what_to_wait_for();
                 self.sleep(wait);
             }
-            Polling::Spin => self.spin(),
+            Rest::Spin => std::hint::spin_loop(),
+            Rest::SpinAndLook => {
+                self.channel.clear_wake();
+                self.look_at_bearer();
+            }
         }
     }
 
@@ -148,15 +140,6 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         }
     }
 
-    fn spin(&mut self) {
-        self.spins = self.spins.wrapping_add(1);
-        if self.spins.is_multiple_of(SPINS_A_LOOK) {
-            self.channel.clear_wake();
-            self.look_at_bearer();
-        }
-        std::hint::spin_loop();
-    }
-
     fn look_at_bearer(&mut self) {
         if let Some(bearer) = &mut self.bearer
             && let Err(error) = bearer.check()
@@ -175,13 +158,13 @@ mod tests {
 
     use super::*;
     use crate::bearer::memory::{Faults, MemoryBearer, MemorySizes};
-    use crate::command::{Command, WorkerEnd, channel};
+    use crate::command::{Command, ControlEnd, channel};
     use crate::ids::{NodeId, PeerIndex};
     use crate::mac::MacAddr;
     use crate::outer::Encapsulation;
     use crate::tap::coalesce::{HOLD, Received};
     use crate::tap::vnet::VnetBytes;
-    use crate::worker::{Pass, WorkerConfig};
+    use crate::worker::{Pass, Polling, WorkerConfig};
 
     #[cfg(feature = "crypto-aws-lc")]
     type Cipher = crate::aead::aws_lc::AwsLc;
@@ -209,7 +192,9 @@ mod tests {
         }
     }
 
-    fn worker(channel: WorkerEnd) -> Worker<Cipher, MemoryBearer, SilentTap> {
+    /// A worker with nothing to do, and who commands it.
+    fn idle_worker(polling: Polling) -> (ControlEnd, Worker<Cipher, MemoryBearer, SilentTap>) {
+        let (control, channel) = channel().unwrap();
         let sizes = MemorySizes::default();
         let (bearer, _other) = MemoryBearer::pair(sizes, Faults::default(), 1).unwrap();
         let config = WorkerConfig {
@@ -218,15 +203,14 @@ mod tests {
             mtu: 1500,
             peers: 1,
             spis: 1,
-            polling: Polling::Sleep,
+            polling,
         };
-        Worker::new(config, channel, bearer, SilentTap)
+        (control, Worker::new(config, channel, bearer, SilentTap))
     }
 
     #[test]
     fn sleep_ends_when_held_segments_are_due() {
-        let (_control, channel) = channel().unwrap();
-        let mut worker = worker(channel);
+        let (_control, mut worker) = idle_worker(Polling::Sleep);
         assert_eq!(worker.what_to_wait_for().timeout, LOOK_INTERVAL);
         // IPv4, TCP with ACK, one byte of data.
         let mut frame = [0; 55];
@@ -247,9 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn adaptive_worker_sleeps_when_its_bound_is_over() {
+        let polling = |spin| Polling::Adaptive { spin };
+        for (spin, sleeps) in [(Duration::from_secs(3600), 0), (Duration::ZERO, 1)] {
+            let (_control, mut worker) = idle_worker(polling(spin));
+            let passes = if sleeps == 0 { 1000 } else { 1 };
+            for _ in 0..passes {
+                assert_eq!(worker.pass(), Pass::Idle);
+                worker.wait();
+            }
+            assert_eq!(worker.counters().sleeps.value(), sleeps);
+        }
+    }
+
+    #[test]
     fn announcement_that_comes_late_wakes_once() {
-        let (control, channel) = channel().unwrap();
-        let mut worker = worker(channel);
+        let (control, mut worker) = idle_worker(Polling::Sleep);
         let command = Command::AllowData {
             peer: PeerIndex(0),
             allowed: true,

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tipsec_dataplane::attach::{Interface, InterfaceError, attached_program};
-use tipsec_dataplane::bearer::xdp::XdpConfig;
+use tipsec_dataplane::worker::Polling;
 
 use super::facts::{
     Bearer, Coalescing, Driver, Feature, Irq, Link, Master, Nic, Pause, Places, Program, Queues,
@@ -15,7 +15,7 @@ use super::facts::{
 use super::parse;
 use super::read::{file, number};
 use super::sys::{Command, Ethtool, text};
-use crate::config::{BearerConfig, Config, Polling};
+use crate::config::{BearerConfig, Config};
 
 /// Every queue of the bearer with this number in the configuration.
 pub(super) fn per_queue(config: &Config, number: usize, wanted: &BearerConfig) -> Vec<Bearer> {
@@ -32,9 +32,7 @@ fn bearer(
     wanted: &BearerConfig,
     (queue, core): (u32, Option<u32>),
 ) -> Bearer {
-    let in_flight = wanted
-        .tx_depth
-        .map_or(XdpConfig::default().in_flight_max, |depth| depth as usize);
+    let in_flight = wanted.napi.in_flight_max();
     let at = |key: &str| {
         let error = config.bearer_error(number, key, "");
         match error.line {

@@ -11,82 +11,26 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use tipsec_xdp::wire::ETH_HEADER_LEN;
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface as XskInterface, LibxdpFlags, QueueSize, SocketConfig,
     UmemConfig,
 };
+use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{Socket, Umem as XskUmem};
 
 use super::rings::Rings;
-use super::umem::{CHUNK_LEN, Room, Umem};
-use super::{BURST, BearerMode, Hook};
-use crate::attach::{Attachment, InterfaceError, MapUpdateError, Mode};
-use crate::outer::OUTER_LEN_MAX;
+use super::umem::{CHUNK_LEN, Layout, Room, Umem};
+use super::{BearerMode, Hook, XdpConfig};
+use crate::attach::{
+    Attachment, Interface, InterfaceError, MTU_SINGLE_BUFFER, MapUpdateError, Mode,
+};
 
 /// A closed socket frees its queue some milliseconds later; on a machine that is
 /// busy, and after a kill, it has been seen to take more than a second.
 const BUSY_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Sizes of one bearer; counts of frames, powers of two where said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct XdpConfig {
-    /// Chunks of 4096 bytes in the UMEM.
-    pub chunks: u32,
-    /// Entries of the RX ring, a power of two; the fill ring is twice that.
-    pub rx_ring: u32,
-    /// Entries of the TX ring and of the completion ring, a power of two.
-    pub tx_ring: u32,
-    /// Most frames sent and not completed: 64 where the receiver's NAPI runs
-    /// inline, about 192 with threaded NAPI.
-    pub in_flight_max: usize,
-    /// Bytes of the outer header of every frame:
-    /// [`crate::outer::Encapsulation::outer_len`].
-    pub outer_len: usize,
-}
-
-impl Default for XdpConfig {
-    fn default() -> Self {
-        Self {
-            chunks: 4096,
-            rx_ring: 2048,
-            tx_ring: 1024,
-            in_flight_max: 64,
-            outer_len: ETH_HEADER_LEN,
-        }
-    }
-}
-
-impl XdpConfig {
-    /// Bytes of memory that one bearer locks.
-    pub fn umem_bytes(&self) -> u64 {
-        u64::from(self.chunks) * CHUNK_LEN as u64
-    }
-
-    /// Chunks that the kernel may hold to receive into.
-    pub(super) fn lent_target(&self) -> usize {
-        let left = self.chunks as usize - self.reserved();
-        left.min(2 * self.rx_ring as usize)
-    }
-
-    /// Chunks for sending, and for what one pass holds in its hands.
-    fn reserved(&self) -> usize {
-        self.in_flight_max + 4 * BURST
-    }
-
-    pub(super) fn check(&self) -> Result<(), OpenError> {
-        let sound = self.rx_ring.is_power_of_two()
-            && self.tx_ring.is_power_of_two()
-            && self.rx_ring <= 1 << 16
-            && (1..=self.tx_ring as usize).contains(&self.in_flight_max)
-            && (self.chunks as usize) >= self.reserved() + BURST
-            && self.chunks <= 1 << 20
-            && (ETH_HEADER_LEN..=OUTER_LEN_MAX).contains(&self.outer_len);
-        sound.then_some(()).ok_or(OpenError::Sizes(*self))
-    }
-}
 
 /// Why there is no bearer.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +71,23 @@ pub enum OpenError {
         /// The last mode that was tried.
         mode: &'static str,
     },
+    /// The driver does not take long frames so.
+    #[error(
+        "interface {interface:?} does not take an AF_XDP socket for frames of several buffers \
+         (its MTU is {mtu} bytes) on queue {queue} in {mode} mode: set the MTU to at most \
+         {MTU_SINGLE_BUFFER} (`ip link set {interface} mtu {MTU_SINGLE_BUFFER}`), or the mode to \
+         \"auto\""
+    )]
+    MultiBuffer {
+        /// The interface.
+        interface: String,
+        /// In bytes.
+        mtu: u32,
+        /// The queue.
+        queue: u32,
+        /// The last mode that was tried.
+        mode: &'static str,
+    },
     /// Locked memory is limited.
     #[error(
         "no privilege to lock {needed_bytes} bytes of frame memory: raise RLIMIT_MEMLOCK \
@@ -159,29 +120,75 @@ pub(super) fn next_id() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Binds a new socket over a new UMEM in the first mode that works.
+/// What [`bind`] made.
+pub(super) struct Bound {
+    pub(super) umem: Umem,
+    pub(super) rings: Rings,
+    pub(super) mode: BearerMode,
+    /// Whether frame memory is of huge pages.
+    pub(super) huge_pages: bool,
+}
+
+/// Binds a new socket over a new UMEM in the first mode that works; all of
+/// its memory is of the NUMA node of `config.core`.
 pub(super) fn bind(
     attachment: &Attachment,
     queue: u32,
     config: &XdpConfig,
-) -> Result<(Umem, Rings, BearerMode), OpenError> {
+) -> Result<Bound, OpenError> {
+    let hook = attachment.hook();
+    let wanted = attachment.mode();
+    let interface = attachment.interface();
+    let Some(id) = config.core else {
+        return bind_here(interface, hook, wanted, queue, config);
+    };
+    // The kernel allocates where the caller runs (numa(7)), and what a UMEM is
+    // made of is pinned at once, so it must be right from the start. A thread
+    // of its own leaves the caller's affinity alone.
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // A core that is not there is refused by name where the worker is
+            // started.
+            core_affinity::set_for_current(CoreId { id });
+            bind_here(interface, hook, wanted, queue, config)
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn bind_here(
+    interface: &Interface,
+    hook: Hook,
+    wanted: Mode,
+    queue: u32,
+    config: &XdpConfig,
+) -> Result<Bound, OpenError> {
     let zero_copy = BindFlags::XDP_ZEROCOPY;
     let copy = BindFlags::XDP_COPY;
-    let steps: &[BindFlags] = match (attachment.hook(), attachment.mode()) {
+    let steps: &[BindFlags] = match (hook, wanted) {
         (Hook::Native, Mode::Auto) => &[zero_copy, copy],
         (Hook::Native, Mode::ZeroCopy) => &[zero_copy],
         _ => &[copy],
     };
-    let interface = &attachment.interface().name;
+    let mtu = interface.mtu;
+    let interface = &interface.name;
+    let layout = config.layout(mtu);
     let deadline = Instant::now() + BUSY_PATIENCE;
     let mut pause = Duration::from_millis(1);
     let mut step = 0;
     loop {
         let flags = steps[step];
-        let error = match try_bind(interface, queue, config, flags) {
-            Ok((umem, rings)) => {
-                let mode = mode_of(attachment.hook(), &rings);
-                return Ok((umem, rings, mode));
+        let error = match try_bind(interface, queue, config, layout, flags) {
+            Ok((umem, rings, huge_pages)) => {
+                let mode = mode_of(hook, &rings);
+                return Ok(Bound {
+                    umem,
+                    rings,
+                    mode,
+                    huge_pages,
+                });
             }
             Err(error) => error,
         };
@@ -200,18 +207,27 @@ pub(super) fn bind(
             Some(Errno::PERM | Errno::ACCESS) => return Err(OpenError::NoPrivilege),
             Some(Errno::NOBUFS | Errno::NOMEM) if what == UMEM => {
                 return Err(OpenError::LockedMemory {
-                    needed_bytes: config.umem_bytes(),
+                    needed_bytes: config.umem_bytes_at(mtu),
                 });
             }
             _ if step + 1 < steps.len() && what == SOCKET => step += 1,
             Some(Errno::INVAL | Errno::OPNOTSUPP) if what == SOCKET => {
-                return Err(OpenError::Unusable {
-                    interface: interface.clone(),
-                    queue,
-                    mode: if flags.contains(zero_copy) {
-                        Mode::ZeroCopy.name()
-                    } else {
-                        "copy"
+                let mode = match flags.contains(zero_copy) {
+                    true => Mode::ZeroCopy.name(),
+                    false => "copy",
+                };
+                let interface = interface.clone();
+                return Err(match layout.wide_rooms {
+                    0 => OpenError::Unusable {
+                        interface,
+                        queue,
+                        mode,
+                    },
+                    _ => OpenError::MultiBuffer {
+                        interface,
+                        mtu,
+                        queue,
+                        mode,
                     },
                 });
             }
@@ -226,6 +242,10 @@ pub(super) fn bind(
         }
     }
 }
+
+/// Chunks of 4 KiB in a huge page of 2 MiB; where they are larger, there are
+/// none for us and ordinary ones are used.
+const CHUNKS_A_HUGE_PAGE: u32 = 512;
 
 const UMEM: &str = "make frame memory";
 const SOCKET: &str = "bind an AF_XDP socket";
@@ -254,8 +274,12 @@ fn try_bind(
     interface: &str,
     queue: u32,
     config: &XdpConfig,
-    mode: BindFlags,
-) -> Result<(Umem, Rings), BindFailure> {
+    layout: Layout,
+    mut flags: BindFlags,
+) -> Result<(Umem, Rings, bool), BindFailure> {
+    // Asked for only where it is needed: most drivers have no zero-copy then.
+    let multi_buffer = layout.wide_rooms > 0;
+    flags.set(BindFlags::XDP_USE_SG, multi_buffer);
     let invalid = |what| {
         move |_| BindFailure {
             what,
@@ -276,32 +300,47 @@ fn try_bind(
         .rx_queue_size(size(config.rx_ring)?)
         .tx_queue_size(size(config.tx_ring)?)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+        .bind_flags(flags | BindFlags::XDP_USE_NEED_WAKEUP)
         .build();
     let name: XskInterface = interface.parse().map_err(|error| failure(SOCKET)(&error))?;
-    let chunks = NonZeroU32::new(config.chunks).unwrap_or(NonZeroU32::MIN);
-    let (umem, descriptors) =
-        XskUmem::new(umem_config, chunks, false).map_err(|error| failure(UMEM)(&error))?;
+    let (umem, descriptors, huge_pages) = make_umem(umem_config, layout, config.huge_pages)?;
     // SAFETY: no other socket shares this UMEM; it was made above.
     let (tx, rx, rings) = unsafe { Socket::new(socket_config, &umem, &name, queue) }
         .map_err(|error| failure(SOCKET)(&error))?;
-    let (fill, completion) = rings.ok_or(BindFailure {
+    let memory_rings = rings.ok_or(BindFailure {
         what: SOCKET,
         source: Errno::BUSY.into(),
     })?;
-    let rings = Rings {
-        fill,
-        completion,
-        rx,
-        tx,
-        tx_len: config.tx_ring as usize,
-    };
-    // In copy mode a frame in flight is charged as a socket buffer of at most
-    // two pages. Too small is no error: it shows as EAGAIN.
-    let bytes = (config.in_flight_max + BURST) * 2 * CHUNK_LEN;
-    let _ = sockopt::set_socket_send_buffer_size(rings.fd(), bytes);
+    let rings = Rings::new(
+        memory_rings,
+        (rx, tx),
+        (2 * config.rx_ring as usize, config.tx_ring as usize),
+        multi_buffer,
+    );
     let room = Room::of(config.outer_len);
-    Ok((Umem::new(umem, descriptors, room), rings))
+    let umem = Umem::new(umem, descriptors, room, layout);
+    Ok((umem, rings, huge_pages))
+}
+
+/// Frame memory of huge pages if they are wished for and there are enough, else
+/// of ordinary ones; the last tells which.
+fn make_umem(
+    config: UmemConfig,
+    layout: Layout,
+    huge_pages: bool,
+) -> Result<(XskUmem, Vec<FrameDesc>, bool), BindFailure> {
+    let make = |chunks, huge| {
+        let chunks = NonZeroU32::new(chunks).unwrap_or(NonZeroU32::MIN);
+        XskUmem::new(config, chunks, huge).map(|(umem, frames)| (umem, frames, huge))
+    };
+    if huge_pages {
+        // Whole pages, since only those are unmapped.
+        let chunks = layout.total().next_multiple_of(CHUNKS_A_HUGE_PAGE);
+        if let Ok(made) = make(chunks, true) {
+            return Ok(made);
+        }
+    }
+    make(layout.total(), false).map_err(|error| failure(UMEM)(&error))
 }
 
 fn mode_of(hook: Hook, rings: &Rings) -> BearerMode {
@@ -313,41 +352,5 @@ fn mode_of(hook: Hook, rings: &Rings) -> BearerMode {
         (_, true) => BearerMode::ZeroCopy,
         (Hook::Native, false) => BearerMode::NativeCopy,
         (Hook::Generic, false) => BearerMode::Generic,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_that_do_not_fit_are_refused() {
-        let good = XdpConfig::default();
-        assert!(good.check().is_ok());
-        assert!(good.lent_target() > good.rx_ring as usize);
-        for bad in [
-            XdpConfig {
-                rx_ring: 1000,
-                ..good
-            },
-            XdpConfig {
-                in_flight_max: 0,
-                ..good
-            },
-            XdpConfig {
-                in_flight_max: 2000,
-                ..good
-            },
-            XdpConfig {
-                chunks: 300,
-                ..good
-            },
-            XdpConfig {
-                outer_len: 67,
-                ..good
-            },
-        ] {
-            assert!(bad.check().is_err(), "{bad:?}");
-        }
     }
 }

@@ -553,10 +553,10 @@ fn links() {
             &["ip link set eth1 up"],
         ),
         (
-            &|f| link(f, Link::Mtu(9000)),
+            &|f| link(f, Link::Mtu(9500)),
             "MTU",
             Stop,
-            &["9000", "ip link set eth1 mtu 3506"],
+            &["9500", "ip link set eth1 mtu 9216"],
         ),
         (
             &|f| link(f, Link::Mtu(576)),
