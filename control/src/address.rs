@@ -61,6 +61,24 @@ impl fmt::Display for Network {
     }
 }
 
+/// Whether a single host can have this address, and it says the same everywhere.
+pub(crate) fn is_sound_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => {
+            !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast() && !ip.is_broadcast()
+        }
+        // A link-local one needs a zone, which does not travel; a mapped one is
+        // another spelling of an IPv4 address.
+        IpAddr::V6(ip) => {
+            !ip.is_unspecified()
+                && !ip.is_loopback()
+                && !ip.is_multicast()
+                && !ip.is_unicast_link_local()
+                && ip.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
 /// Where frames to one node go on one network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Address {
@@ -76,26 +94,7 @@ impl Address {
     fn is_sound(&self) -> bool {
         match self {
             Self::Ethernet(mac) => !mac.is_group() && mac.0 != [0; 6],
-            Self::Udp(address) => {
-                let host = match address.ip() {
-                    IpAddr::V4(ip) => {
-                        !ip.is_unspecified()
-                            && !ip.is_loopback()
-                            && !ip.is_multicast()
-                            && !ip.is_broadcast()
-                    }
-                    // A link-local one needs a zone, which does not travel; a
-                    // mapped one is another spelling of an IPv4 address.
-                    IpAddr::V6(ip) => {
-                        !ip.is_unspecified()
-                            && !ip.is_loopback()
-                            && !ip.is_multicast()
-                            && !ip.is_unicast_link_local()
-                            && ip.to_ipv4_mapped().is_none()
-                    }
-                };
-                host && address.port() != 0
-            }
+            Self::Udp(address) => is_sound_host(address.ip()) && address.port() != 0,
         }
     }
 

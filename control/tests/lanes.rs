@@ -7,6 +7,7 @@ mod universe;
 
 use std::time::Duration;
 
+use tipsec_control::address::Address;
 use tipsec_control::machine::{Count, Destination, EventKind, Input};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_xdp::wire::OFFSET_SENDER;
@@ -252,7 +253,7 @@ fn networks_that_are_numbered_differently_are_named() {
         Input::Frame {
             bytes: &beacon,
             network: network(3),
-            source: MacAddr([2; 6]),
+            source: Address::Ethernet(MacAddr([2; 6])),
         },
     );
     assert_eq!(universe.events(1, EventKind::Incompatible), 1);

@@ -1,7 +1,7 @@
 //! Handle to the XDP program and its maps on one NIC.
 //!
 //! The control thread owns it. Everything here is a system call and none of
-//! it is on the path of a frame. Imports `ids`, `mac` and `sys`.
+//! it is on the path of a frame. Imports `ids`, `outer` and `sys`.
 
 use std::fmt;
 use std::io;
@@ -16,6 +16,7 @@ use tipsec_xdp::config::{self, COUNTER_NAMES, LAYOUT_HASH, SPIS_LEN};
 use tipsec_xdp::{Config, GateKey};
 
 use crate::ids::{MasterId, NodeId, Spi};
+use crate::outer::Encapsulation;
 use crate::sys::netdev::xdp_program_id;
 
 mod interface;
@@ -178,18 +179,19 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Loads the program, writes its configuration and attaches it: native,
-    /// or generic where `mode` allows and the driver has no XDP.
+    /// Loads the program, tells it what frames to this bearer look like, and
+    /// attaches it: native, or generic where `mode` allows and the driver has
+    /// no XDP.
     ///
     /// # Errors
     /// [`AttachError`]; then the NIC is as it was.
     pub fn attach(
         interface: &Interface,
         node: NodeId,
-        ethertype: u16,
+        encapsulation: Encapsulation,
         mode: Mode,
     ) -> Result<Self, AttachError> {
-        Self::attach_object(tipsec_xdp::OBJECT, interface, node, ethertype, mode)
+        Self::attach_object(tipsec_xdp::OBJECT, interface, node, encapsulation, mode)
     }
 
     /// As [`Self::attach`], with an object that was just rebuilt.
@@ -200,7 +202,7 @@ impl Attachment {
         object: &[u8],
         interface: &Interface,
         node: NodeId,
-        ethertype: u16,
+        encapsulation: Encapsulation,
         mode: Mode,
     ) -> Result<Self, AttachError> {
         refuse_occupied(interface)?;
@@ -211,9 +213,8 @@ impl Attachment {
             return Err(AttachError::Layout { found });
         }
         let mut configs: Array<_, [u8; Config::LEN]> = take_map(&mut ebpf, config::MAP_CONFIG)?;
-        let values = Config::new(interface.mac.0, ethertype, 0, node.value());
         configs
-            .set(0, values.to_bytes(), 0)
+            .set(0, encapsulation.config(node).to_bytes(), 0)
             .map_err(in_map(config::MAP_CONFIG))?;
         let xsks = take_map(&mut ebpf, config::MAP_XSKS)?;
         let spis = take_map(&mut ebpf, config::MAP_SPIS)?;

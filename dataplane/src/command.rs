@@ -117,6 +117,12 @@ pub enum Command {
         /// Of this worker's bearer.
         path: Option<OuterHeader>,
     },
+    /// The bearer carries frames of another length now. Longer ones from the
+    /// tap are dropped and counted.
+    SetMtu {
+        /// As in [`crate::worker::WorkerConfig::mtu`].
+        mtu: usize,
+    },
     /// Seal data on the lane to a peer, or only probes (an SA that nobody
     /// confirms carries no data; docs/protocol.md, "Install and retire").
     AllowData {

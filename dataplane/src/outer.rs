@@ -4,7 +4,7 @@
 //! [`Encapsulation`] is the receiving side: what frames to one bearer look
 //! like. [`OuterHeader`] is the sending side: all of one path but the lengths,
 //! which are filled in frame by frame. The XDP program's `classify` decides the
-//! same questions first; nothing here relies on it. Imports `mac`.
+//! same questions first; nothing here relies on it. Imports `ids` and `mac`.
 //!
 //! docs/protocol.md, "The frame". UDP without a checksum: RFC 768 for IPv4,
 //! RFC 6935 and 6936 for IPv6; the AEAD covers what is inside.
@@ -12,30 +12,24 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tipsec_xdp::wire::{ETH_HEADER_LEN, VLAN_TAG_LEN, VLAN_TPID};
+use tipsec_xdp::wire::{
+    ETH_HEADER_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_UDP, VLAN_ID_MASK, VLAN_TAG_LEN,
+    VLAN_TPID,
+};
+pub use tipsec_xdp::wire::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN};
+use tipsec_xdp::{Carrier, Config};
 
+use crate::ids::NodeId;
 use crate::mac::MacAddr;
-
-/// Bytes of an IPv4 header without options (RFC 791).
-pub const IPV4_HEADER_LEN: usize = 20;
-/// Bytes of an IPv6 header without extensions (RFC 8200).
-pub const IPV6_HEADER_LEN: usize = 40;
-/// Bytes of a UDP header (RFC 768).
-pub const UDP_HEADER_LEN: usize = 8;
 
 /// Bytes of the longest outer header.
 pub const OUTER_LEN_MAX: usize = ETH_HEADER_LEN + VLAN_TAG_LEN + IPV6_HEADER_LEN + UDP_HEADER_LEN;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const PROTOCOL_UDP: u8 = 17;
 /// Hop limit of what we send: it may be routed.
 const HOP_LIMIT: u8 = 64;
 const IPV4_DONT_FRAGMENT: u16 = 0x4000;
 /// "More fragments" and the offset: 0 in a packet that is whole.
 const IPV4_FRAGMENT_MASK: u16 = 0x3fff;
-/// The identifier of a VLAN in a tag; the rest is priority.
-const VLAN_ID_MASK: u16 = 0x0fff;
 
 /// An 802.1Q VLAN, 1 to 4094.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -60,14 +54,6 @@ impl fmt::Display for VlanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// What carries Tipsec frames inside the Ethernet header.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Carrier {
-    Ethernet { ethertype: u16 },
-    Udp4 { address: Ipv4Addr, port: u16 },
-    Udp6 { address: Ipv6Addr, port: u16 },
 }
 
 /// How frames to one bearer are wrapped.
@@ -109,6 +95,16 @@ impl Encapsulation {
             vlan,
             own: number(own),
         }
+    }
+
+    /// The same for the XDP program, at node `node`.
+    pub const fn config(&self, node: NodeId) -> Config {
+        let vlan = match self.vlan {
+            None => 0,
+            Some(vlan) => vlan.value(),
+        };
+        let [_, _, own @ ..] = self.own.to_be_bytes();
+        Config::new(own, self.carrier, vlan, node.value())
     }
 
     /// Bytes before the Tipsec header.

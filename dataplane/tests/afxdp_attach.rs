@@ -13,6 +13,7 @@ use netns::{ETHERTYPE, NetNs, is_root, veth_pair};
 use tipsec_dataplane::attach::{AttachError, Attachment, Hook, Interface, InterfaceError, Mode};
 use tipsec_dataplane::bearer::xdp::{BearerMode, OpenError, XdpBearer, XdpConfig};
 use tipsec_dataplane::ids::{MasterId, NodeId, Spi};
+use tipsec_dataplane::outer::Encapsulation;
 use tipsec_xdp::GateKey;
 
 fn node() -> NodeId {
@@ -21,7 +22,8 @@ fn node() -> NodeId {
 
 fn attach(mode: Mode) -> Result<Attachment, AttachError> {
     let interface = Interface::check("nic").unwrap();
-    Attachment::attach(&interface, node(), ETHERTYPE, mode)
+    let encapsulation = Encapsulation::ethernet(interface.mac, ETHERTYPE, None);
+    Attachment::attach(&interface, node(), encapsulation, mode)
 }
 
 #[test]

@@ -63,12 +63,17 @@ struct End {
     ns: NetNs,
 }
 
+fn encapsulation(of: &Interface) -> Encapsulation {
+    Encapsulation::ethernet(of.mac, ETHERTYPE, None)
+}
+
 impl End {
     fn open(ns: NetNs, id: u32, mode: Mode, config: &XdpConfig) -> Self {
         let (mut attachment, bearer) = ns.run(|| {
             let interface = Interface::check("nic").unwrap();
             let node = NodeId::new(id).unwrap();
-            let mut attachment = Attachment::attach(&interface, node, ETHERTYPE, mode).unwrap();
+            let mut attachment =
+                Attachment::attach(&interface, node, encapsulation(&interface), mode).unwrap();
             let bearer = XdpBearer::open(&mut attachment, 0, config).unwrap();
             (attachment, bearer)
         });
@@ -432,7 +437,8 @@ fn zero_copy_for_long_frames_is_refused_by_name() {
         let interface = Interface::check("nic").unwrap();
         let node = NodeId::new(1).unwrap();
         let mut attachment =
-            Attachment::attach(&interface, node, ETHERTYPE, Mode::ZeroCopy).unwrap();
+            Attachment::attach(&interface, node, encapsulation(&interface), Mode::ZeroCopy)
+                .unwrap();
         let error = XdpBearer::open(&mut attachment, 0, &XdpConfig::default())
             .err()
             .unwrap();

@@ -95,7 +95,7 @@ fn bearers(report: &StatusReport) -> String {
         ("MODE", Left),
         ("ENCAPSULATION", Left),
         ("MTU", Right),
-        ("MAC", Left),
+        ("ADDRESS", Left),
         ("AEAD", Left),
         ("SUITE", Left),
     ]);
@@ -110,7 +110,7 @@ fn bearers(report: &StatusReport) -> String {
             printable(&bearer.mode),
             printable(&bearer.encapsulation),
             bearer.mtu.to_string(),
-            printable(&bearer.mac),
+            printable(bearer.address.as_ref().unwrap_or(&bearer.mac)),
             printable(&bearer.aead),
             printable(&bearer.suite),
         ]);

@@ -1,17 +1,19 @@
 //! What a frame is, decided from its first bytes: the one decoder that the XDP
 //! program, userspace and the tests share. Pure: no map, no clock, no key.
-//! Imports `wire` and `config`.
+//! Imports `datagram`, `config` and `wire`.
 //!
 //! Every read is a section of constant length at a constant offset, asked for
 //! through [`Frame::section`], so that the kernel's verifier sees one bounds
 //! check for each and no pointer arithmetic with variables.
 
 use crate::config::{Config, Reason};
+use crate::datagram::{Datagram, UDP4_LEN, UDP6_LEN, udp4, udp6};
 use crate::wire::{
-    CLEAR_HEADER_LEN, ETH_HEADER_LEN, GROUP_MAC, HEADER_LEN, Kind, MAX_CONTROL_LENGTH,
-    MESSAGE_BEACON, MESSAGE_HELLO, MESSAGE_M3, MIN_CONTROL_LENGTH, MIN_DATA_LENGTH, MIN_ETHERTYPE,
-    OFFSET_FLAGS, OFFSET_LENGTH, OFFSET_MESSAGE_TYPE, OFFSET_SPI, OFFSET_VERSION_KIND, VERSION,
-    VLAN_ID_MASK, VLAN_TAG_LEN, VLAN_TPID,
+    CLEAR_HEADER_LEN, ETH_HEADER_LEN, ETHERTYPE_IPV4, GROUP_IPV4_MAC, GROUP_IPV6_MAC, GROUP_MAC,
+    HEADER_LEN, Kind, MAX_CONTROL_LENGTH, MESSAGE_BEACON, MESSAGE_HELLO, MESSAGE_M3,
+    MIN_CONTROL_LENGTH, MIN_DATA_LENGTH, MIN_ETHERTYPE, OFFSET_FLAGS, OFFSET_LENGTH,
+    OFFSET_MESSAGE_TYPE, OFFSET_SPI, OFFSET_VERSION_KIND, VERSION, VLAN_ID_MASK, VLAN_TAG_LEN,
+    VLAN_TPID,
 };
 
 /// A received frame, as far as it can be read.
@@ -42,7 +44,8 @@ impl Frame for [u8] {
 /// maps (SPIs and sockets, or gate and buckets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
-    /// Not a Tipsec frame (or not on the configured VLAN): the kernel's.
+    /// Not a Tipsec frame (or not on the configured VLAN, or to another IP
+    /// address or port): the kernel's.
     Pass,
     /// A Tipsec frame that goes no further.
     Drop(Reason),
@@ -101,9 +104,9 @@ impl Control<'_> {
     }
 }
 
-/// The Tipsec header's offset in an untagged and a tagged frame.
-const AT_UNTAGGED: usize = ETH_HEADER_LEN;
-const AT_TAGGED: usize = ETH_HEADER_LEN + VLAN_TAG_LEN;
+/// Where what the EtherType names starts, in an untagged and a tagged frame.
+const UNTAGGED: usize = ETH_HEADER_LEN;
+const TAGGED: usize = ETH_HEADER_LEN + VLAN_TAG_LEN;
 
 /// Decides what `frame` is for the node that `config` describes.
 #[inline(always)]
@@ -120,7 +123,9 @@ pub fn classify<'a, F: Frame + ?Sized>(config: &Config, frame: &'a F) -> Verdict
         if ethertype != config.ethertype {
             return Verdict::Pass;
         }
-        return ours::<AT_UNTAGGED, F>(config, eth, frame);
+        return carried::<UNTAGGED, { UNTAGGED + UDP4_LEN }, { UNTAGGED + UDP6_LEN }, F>(
+            config, eth, frame,
+        );
     }
     if ethertype != VLAN_TPID {
         return Verdict::Pass;
@@ -132,21 +137,70 @@ pub fn classify<'a, F: Frame + ?Sized>(config: &Config, frame: &'a F) -> Verdict
     if vlan != config.vlan || u16::from_be_bytes([tag[2], tag[3]]) != config.ethertype {
         return Verdict::Pass;
     }
-    ours::<AT_TAGGED, F>(config, eth, frame)
+    carried::<TAGGED, { TAGGED + UDP4_LEN }, { TAGGED + UDP6_LEN }, F>(config, eth, frame)
 }
 
-/// The rest of [`classify`] once the EtherType says Tipsec; `AT` is where the
-/// Tipsec header starts.
+/// The rest of [`classify`] once the EtherType fits. What it names starts at
+/// `LINK`; behind IP and UDP the Tipsec header starts at `UDP4` or `UDP6`.
 #[inline(always)]
-fn ours<'a, const AT: usize, F: Frame + ?Sized>(
+fn carried<'a, const LINK: usize, const UDP4: usize, const UDP6: usize, F: Frame + ?Sized>(
     config: &Config,
     eth: &[u8; ETH_HEADER_LEN],
     frame: &'a F,
 ) -> Verdict<'a> {
+    if config.port == 0 {
+        let to_group = same(
+            &[eth[0], eth[1], eth[2], eth[3], eth[4], eth[5]],
+            &GROUP_MAC,
+        );
+        return ours::<LINK, F>(config, eth, &GROUP_MAC, to_group, None, frame);
+    }
+    if config.ethertype == ETHERTYPE_IPV4 {
+        return match udp4::<LINK, F>(config, frame) {
+            Datagram::NotOurs => Verdict::Pass,
+            Datagram::Bad(reason) => Verdict::Drop(reason),
+            Datagram::Ours {
+                to_group,
+                payload_len,
+            } => {
+                let room = Some(payload_len);
+                ours::<UDP4, F>(config, eth, &GROUP_IPV4_MAC, to_group, room, frame)
+            }
+        };
+    }
+    match udp6::<LINK, UDP6, F>(config, frame) {
+        Datagram::NotOurs => Verdict::Pass,
+        Datagram::Bad(reason) => Verdict::Drop(reason),
+        Datagram::Ours {
+            to_group,
+            payload_len,
+        } => {
+            let room = Some(payload_len);
+            ours::<UDP6, F>(config, eth, &GROUP_IPV6_MAC, to_group, room, frame)
+        }
+    }
+}
+
+/// The rest of [`classify`] once it is clear that the frame is Tipsec's; `AT`
+/// is where its header starts. `to_group` says that it is for the group of
+/// beacons, whose MAC is `group`; UDP says how long the frame is: `datagram_len`.
+#[inline(always)]
+fn ours<'a, const AT: usize, F: Frame + ?Sized>(
+    config: &Config,
+    eth: &[u8; ETH_HEADER_LEN],
+    group: &[u8; 6],
+    to_group: bool,
+    datagram_len: Option<usize>,
+    frame: &'a F,
+) -> Verdict<'a> {
     let destination = [eth[0], eth[1], eth[2], eth[3], eth[4], eth[5]];
     let source = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
-    let to_group = same(&destination, &GROUP_MAC);
-    if !to_group && !same(&destination, &config.own_mac) {
+    let fits = if to_group {
+        same(&destination, group)
+    } else {
+        same(&destination, &config.own_mac)
+    };
+    if !fits {
         return Verdict::Drop(Reason::NotForUs);
     }
     if same(&source, &config.own_mac) {
@@ -173,6 +227,10 @@ fn ours<'a, const AT: usize, F: Frame + ?Sized>(
         return Verdict::Drop(Reason::NotForUs);
     }
     let length = u16::from_be_bytes([header[OFFSET_LENGTH], header[OFFSET_LENGTH + 1]]);
+    // UDP's length is exact, and what the kernel's socket will see.
+    if datagram_len.is_some_and(|len| len != HEADER_LEN + usize::from(length)) {
+        return Verdict::Drop(Reason::BadLength);
+    }
     // Ethernet pads short frames, so the frame may be longer, never shorter.
     if !frame.holds(AT + HEADER_LEN + length as usize) {
         return Verdict::Drop(Reason::BadLength);
@@ -245,12 +303,13 @@ fn same(a: &[u8; 6], b: &[u8; 6]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Carrier;
 
     const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const PEER: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
     fn config(vlan: u16) -> Config {
-        Config::new(OWN, 0x88B5, vlan, 1)
+        Config::new(OWN, Carrier::Ethernet { ethertype: 0x88B5 }, vlan, 1)
     }
 
     fn ethernet(vlan: u16, destination: [u8; 6], source: [u8; 6]) -> Vec<u8> {

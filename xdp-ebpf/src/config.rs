@@ -2,6 +2,8 @@
 //! and sizes, the counters, the buckets' rates, and a hash over all of it.
 //! Imports `wire`, `gate` and `bucket`.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::bucket::Bucket;
 use crate::gate::GateKey;
 use crate::wire;
@@ -50,57 +52,97 @@ pub const BUCKET_UNLISTED: Bucket = Bucket::new(500, 500);
 /// All frames under an unknown master together: 10 a second, for diagnosis.
 pub const BUCKET_UNKNOWN_MASTER: Bucket = Bucket::new(10, 10);
 
+/// What carries frames to one bearer behind Ethernet header and tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// Nothing else: the Tipsec header follows.
+    Ethernet {
+        /// The EtherType that is ours; below 0x0600 the program claims nothing.
+        ethertype: u16,
+    },
+    /// IPv4 and UDP.
+    Udp4 {
+        /// The bearer's own address.
+        address: Ipv4Addr,
+        /// The UDP port that is ours; never 0.
+        port: u16,
+    },
+    /// IPv6 and UDP.
+    Udp6 {
+        /// The bearer's own address.
+        address: Ipv6Addr,
+        /// The UDP port that is ours; never 0.
+        port: u16,
+    },
+}
+
 /// One node on one interface, as the program sees it. Layout shared with the
 /// kernel: native byte order, no padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
-    /// The interface's own MAC: frames to others are dropped.
+    /// The interface's own MAC: frames of ours to others are dropped.
     pub own_mac: [u8; 6],
-    /// The EtherType that is ours; below 0x0600 the program claims nothing.
+    /// The EtherType that is ours, or IPv4's or IPv6's; below 0x0600 the
+    /// program claims nothing.
     pub ethertype: u16,
     /// The 802.1Q VLAN id (1 to 4094) that our frames carry; 0 = untagged.
     pub vlan: u16,
-    /// Zero; keeps `node_id` aligned.
-    reserved: u16,
+    /// The UDP port that is ours; 0: frames lie straight in Ethernet.
+    pub port: u16,
     /// This node's id: handshakes to others are dropped. Never 0.
     pub node_id: u32,
+    /// The bearer's own IP address, IPv4 in the first 4 bytes; zero without UDP.
+    pub own_ip: [u8; 16],
 }
 
 impl Config {
     /// Size in bytes in the map.
-    pub const LEN: usize = 16;
+    pub const LEN: usize = 32;
 
     /// A configuration; see the fields for ranges, which the caller checks.
-    pub const fn new(own_mac: [u8; 6], ethertype: u16, vlan: u16, node_id: u32) -> Config {
+    pub const fn new(own_mac: [u8; 6], carrier: Carrier, vlan: u16, node_id: u32) -> Config {
+        let (ethertype, port, own_ip) = match carrier {
+            Carrier::Ethernet { ethertype } => (ethertype, 0, [0; 16]),
+            Carrier::Udp4 { address, port } => {
+                let [a, b, c, d] = address.octets();
+                let own_ip = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                (wire::ETHERTYPE_IPV4, port, own_ip)
+            }
+            Carrier::Udp6 { address, port } => (wire::ETHERTYPE_IPV6, port, address.octets()),
+        };
         Config {
             own_mac,
             ethertype,
             vlan,
-            reserved: 0,
+            port,
             node_id,
+            own_ip,
         }
     }
 
     /// The bytes to write to [`MAP_CONFIG`], in this machine's order.
-    pub const fn to_bytes(self) -> [u8; Config::LEN] {
-        let [a, b, c, d, e, f] = self.own_mac;
-        let [g, h] = self.ethertype.to_ne_bytes();
-        let [i, j] = self.vlan.to_ne_bytes();
-        let [k, l] = self.reserved.to_ne_bytes();
-        let [m, n, o, p] = self.node_id.to_ne_bytes();
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    pub fn to_bytes(self) -> [u8; Config::LEN] {
+        let mut bytes = [0; Config::LEN];
+        bytes[0..6].copy_from_slice(&self.own_mac);
+        bytes[6..8].copy_from_slice(&self.ethertype.to_ne_bytes());
+        bytes[8..10].copy_from_slice(&self.vlan.to_ne_bytes());
+        bytes[10..12].copy_from_slice(&self.port.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&self.node_id.to_ne_bytes());
+        bytes[16..32].copy_from_slice(&self.own_ip);
+        bytes
     }
 
     /// What [`Config::to_bytes`] wrote.
-    pub const fn from_bytes(bytes: [u8; Config::LEN]) -> Config {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+    pub fn from_bytes(bytes: [u8; Config::LEN]) -> Config {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, own_ip @ ..] = bytes;
         Config {
             own_mac: [a, b, c, d, e, f],
             ethertype: u16::from_ne_bytes([g, h]),
             vlan: u16::from_ne_bytes([i, j]),
-            reserved: u16::from_ne_bytes([k, l]),
+            port: u16::from_ne_bytes([k, l]),
             node_id: u32::from_ne_bytes([m, n, o, p]),
+            own_ip,
         }
     }
 }
@@ -123,18 +165,18 @@ pub enum Accept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Reason {
-    /// Destination MAC neither ours nor the group (the group takes beacons
+    /// Destination MAC neither ours nor the group's (the group takes beacons
     /// only), or a handshake to another node id.
     NotForUs = 4,
     /// Source MAC is our own.
     Reflected = 5,
     /// A version this code does not speak.
     BadVersion = 6,
-    /// Shorter than its header or its length field says, or a length that the
-    /// kind does not allow.
+    /// Shorter than its header or its length field says, a length that the kind
+    /// does not allow, or lengths of IP, UDP and ours that contradict each other.
     BadLength = 7,
     /// Unknown kind or message type, reserved bits set, SPI or sender 0,
-    /// group source.
+    /// group source, the first of several IP fragments.
     Malformed = 8,
     /// Data with an SPI that this node has not issued or has withdrawn.
     UnknownSpi = 9,
@@ -233,6 +275,9 @@ const fn layout_hash() -> u64 {
     hash.number(wire::VERSION as u64)
         .number(wire::SPI_INDEX_BITS as u64)
         .number(wire::CLEAR_HEADER_LEN as u64)
+        .bytes(&wire::GROUP_MAC)
+        .bytes(&wire::GROUP_IPV4.octets())
+        .bytes(&wire::GROUP_IPV6.octets())
         .0
 }
 
@@ -244,25 +289,22 @@ impl Fnv {
         Fnv((self.0 ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3))
     }
 
-    const fn text(mut self, text: &str) -> Fnv {
-        let bytes = text.as_bytes();
-        let mut i = 0;
-        while i < bytes.len() {
-            self = self.byte(bytes[i]);
-            i += 1;
-        }
-        // Ends the text, so that ("ab", "c") and ("a", "bc") differ.
-        self.byte(0xFF)
-    }
-
-    const fn number(mut self, number: u64) -> Fnv {
-        let bytes = number.to_le_bytes();
+    const fn bytes(mut self, bytes: &[u8]) -> Fnv {
         let mut i = 0;
         while i < bytes.len() {
             self = self.byte(bytes[i]);
             i += 1;
         }
         self
+    }
+
+    const fn text(self, text: &str) -> Fnv {
+        // Ends the text, so that ("ab", "c") and ("a", "bc") differ.
+        self.bytes(text.as_bytes()).byte(0xFF)
+    }
+
+    const fn number(self, number: u64) -> Fnv {
+        self.bytes(&number.to_le_bytes())
     }
 }
 
@@ -278,8 +320,21 @@ mod tests {
 
     #[test]
     fn config_survives_its_bytes() {
-        let config = Config::new([2, 3, 4, 5, 6, 7], 0x88B5, 4094, 0xDEAD_BEEF);
-        assert_eq!(Config::from_bytes(config.to_bytes()), config);
+        let carriers = [
+            Carrier::Ethernet { ethertype: 0x88B5 },
+            Carrier::Udp4 {
+                address: Ipv4Addr::new(10, 20, 30, 40),
+                port: 6119,
+            },
+            Carrier::Udp6 {
+                address: "fd00:1:2:3:4:5:6:7".parse().unwrap(),
+                port: 0xFFFE,
+            },
+        ];
+        for carrier in carriers {
+            let config = Config::new([2, 3, 4, 5, 6, 7], carrier, 4094, 0xDEAD_BEEF);
+            assert_eq!(Config::from_bytes(config.to_bytes()), config);
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The frame on the wire: lengths, offsets and numbers, in one place for the
 //! XDP program and userspace alike. Constants and pure bit arithmetic only;
-//! imports nothing.
+//! imports only `core`.
 //!
 //! All offsets below are counted from the start of the Tipsec header, which
 //! follows the Ethernet header ([`ETH_HEADER_LEN`]) or, where a VLAN is
-//! configured, the 802.1Q tag behind it. All numbers are big endian.
+//! configured, the 802.1Q tag behind it; with the UDP encapsulation, the IP and
+//! UDP headers behind these. All numbers are big endian.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// Length in bytes of an Ethernet header without a tag (IEEE 802.3).
 pub const ETH_HEADER_LEN: usize = 14;
@@ -21,6 +24,46 @@ pub const DEFAULT_ETHERTYPE: u16 = 0x88B5;
 pub const MIN_ETHERTYPE: u16 = 0x0600;
 /// The group address beacons are sent to, locally administered.
 pub const GROUP_MAC: [u8; 6] = [0x03, 0x54, 0x53, 0x45, 0x43, 0x00];
+
+/// The EtherType of IPv4 (RFC 894).
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// The EtherType of IPv6 (RFC 2464).
+pub const ETHERTYPE_IPV6: u16 = 0x86DD;
+/// Length in bytes of an IPv4 header without options (RFC 791).
+pub const IPV4_HEADER_LEN: usize = 20;
+/// Length in bytes of an IPv6 header without extensions (RFC 8200).
+pub const IPV6_HEADER_LEN: usize = 40;
+/// Length in bytes of an IPv6 fragment header (RFC 8200, 4.5).
+pub const IPV6_FRAGMENT_LEN: usize = 8;
+/// Length in bytes of a UDP header (RFC 768).
+pub const UDP_HEADER_LEN: usize = 8;
+/// UDP's number as an IPv4 protocol and an IPv6 next header.
+pub const PROTOCOL_UDP: u8 = 17;
+/// The IPv6 next header that says: a fragment.
+pub const PROTOCOL_IPV6_FRAGMENT: u8 = 44;
+/// The UDP port that frames go to unless configured.
+pub const DEFAULT_PORT: u16 = 6119;
+/// The group that beacons are sent to over IPv4: of the IPv4 local scope, which
+/// no router forwards beyond the site (RFC 2365, 6.1). Sent with a TTL of 1.
+pub const GROUP_IPV4: Ipv4Addr = Ipv4Addr::new(239, 255, 84, 83);
+/// The group that beacons are sent to over IPv6: of link-local scope and not
+/// assigned by IANA (RFC 4291, 2.7), its group id from the range for such
+/// (RFC 3307, 4.3).
+pub const GROUP_IPV6: Ipv6Addr = Ipv6Addr::new(0xFF12, 0, 0, 0, 0, 0, 0x8054, 0x5345);
+/// The MAC that [`GROUP_IPV4`] maps to (RFC 1112, 6.4).
+pub const GROUP_IPV4_MAC: [u8; 6] = ipv4_group_mac(GROUP_IPV4);
+/// The MAC that [`GROUP_IPV6`] maps to (RFC 2464, 7).
+pub const GROUP_IPV6_MAC: [u8; 6] = ipv6_group_mac(GROUP_IPV6);
+
+const fn ipv4_group_mac(group: Ipv4Addr) -> [u8; 6] {
+    let [_, b, c, d] = group.octets();
+    [0x01, 0x00, 0x5E, b & 0x7F, c, d]
+}
+
+const fn ipv6_group_mac(group: Ipv6Addr) -> [u8; 6] {
+    let [.., a, b, c, d] = group.octets();
+    [0x33, 0x33, a, b, c, d]
+}
 
 /// The frame version this code speaks (high 4 bits of byte 0).
 pub const VERSION: u8 = 1;
@@ -83,10 +126,11 @@ pub const MIN_CONTROL_LENGTH: u16 = 56;
 pub const MAX_CONTROL_LENGTH: u16 = 1484;
 /// Largest length field of a data frame.
 pub const MAX_DATA_LENGTH: u16 = u16::MAX;
-/// Largest frame in bytes that a length field can describe, VLAN tag included.
+/// Largest frame in bytes that a length field can describe straight in Ethernet,
+/// VLAN tag included.
 pub const MAX_FRAME_LEN: usize =
     ETH_HEADER_LEN + VLAN_TAG_LEN + HEADER_LEN + MAX_DATA_LENGTH as usize;
-/// Largest control frame in bytes, VLAN tag included.
+/// Largest control frame in bytes straight in Ethernet, VLAN tag included.
 pub const MAX_CONTROL_FRAME_LEN: usize =
     ETH_HEADER_LEN + VLAN_TAG_LEN + HEADER_LEN + MAX_CONTROL_LENGTH as usize;
 
@@ -168,6 +212,15 @@ mod tests {
         assert_eq!(spi_index(value), 0x12345);
         assert_eq!(spi_generation(value), 0xABC);
         assert_eq!(SPI_GENERATION_MAX, 0xFFF);
+    }
+
+    #[test]
+    fn groups_have_the_scope_and_the_mac_that_is_said() {
+        assert!(GROUP_IPV4.is_multicast() && GROUP_IPV6.is_multicast());
+        assert_eq!(GROUP_IPV4.octets()[..2], [239, 255]);
+        assert_eq!(GROUP_IPV6.octets()[1], 0x12, "transient, link-local");
+        assert_eq!(GROUP_IPV4_MAC, [0x01, 0x00, 0x5E, 0x7F, 0x54, 0x53]);
+        assert_eq!(GROUP_IPV6_MAC, [0x33, 0x33, 0x80, 0x54, 0x53, 0x45]);
     }
 
     #[test]

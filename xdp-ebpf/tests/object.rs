@@ -8,7 +8,9 @@ mod support;
 use std::sync::Barrier;
 use std::time::Instant;
 
-use support::frames::{self, LISTED_ID, MASTER, SPI, UNKNOWN_MASTER, UNLISTED_ID};
+use support::frames::{
+    self, LISTED_ID, MASTER, PORT, SPI, UNKNOWN_MASTER, UNLISTED_ID, Wrap, wrap,
+};
 use support::kernel::Kernel;
 use support::model::{Model, XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use support::{Rng, root_or_skip};
@@ -16,8 +18,11 @@ use tipsec_xdp::config::{
     COUNTER_NAMES, MAP_CONFIG, MAP_GATES, MAP_SHARED_BUCKETS, SHARED_UNKNOWN_MASTER,
     SHARED_UNLISTED,
 };
-use tipsec_xdp::wire::{GROUP_MAC, Kind, MAX_CONTROL_LENGTH};
-use tipsec_xdp::{Accept, Reason};
+use tipsec_xdp::wire::{Kind, MAX_CONTROL_LENGTH, MIN_CONTROL_LENGTH};
+use tipsec_xdp::{Accept, Carrier, Reason};
+
+/// Where the encapsulation does not matter.
+const PLAIN: Wrap = wrap(0, frames::ETHERNET);
 
 /// Runs one frame with full buckets and compares it with the model.
 fn check(kernel: &Kernel, model: &Model, frame: &[u8], what: &str) -> (u32, u32) {
@@ -42,162 +47,327 @@ fn every_outcome_in_a_table() {
     if !root_or_skip("every_outcome_in_a_table") {
         return;
     }
-    for vlan in [0, 7] {
+    for wrap in frames::ALL {
         let kernel = Kernel::load();
-        let mut model = Model::install(&kernel, vlan);
-        let at = if vlan == 0 { 14 } else { 18 };
-        let dropped = |reason: Reason| (XDP_DROP, reason.counter());
-        let passed = |accept: Accept| (XDP_PASS, accept.counter());
-        let with = |mut frame: Vec<u8>, at: usize, value: u8| {
-            frame[at] = value;
-            frame
-        };
-        let data = frames::data(vlan, SPI, 40);
-        let mut padded = frames::data(vlan, SPI, 17);
-        padded.resize(60, 0);
-        let hello = frames::handshake(vlan, LISTED_ID, MASTER);
-        let beacon = frames::beacon(vlan, UNLISTED_ID, MASTER);
-        let mut reflected = data.clone();
-        reflected[6..12].copy_from_slice(&frames::OWN);
-        let mut to_group = data.clone();
-        to_group[..6].copy_from_slice(&GROUP_MAC);
-        let mut oversize = hello.clone();
-        oversize.resize(3000, 0);
-        oversize[at + 2..at + 4].copy_from_slice(&(MAX_CONTROL_LENGTH + 1).to_be_bytes());
-        let mut largest = hello.clone();
-        largest.resize(at + 16 + usize::from(MAX_CONTROL_LENGTH), 0);
-        largest[at + 2..at + 4].copy_from_slice(&MAX_CONTROL_LENGTH.to_be_bytes());
-        frames::set_gate(&mut largest, at);
-        let unicast = frames::control(vlan, Kind::Beacon, frames::OWN, LISTED_ID, 0, MASTER);
-        let table = [
-            (
-                "ARP",
-                with(data.clone(), at - 1, 0x06),
-                passed(Accept::NotOurs),
-            ),
-            (
-                "other VLAN",
-                frames::data(8, SPI, 40),
-                passed(Accept::NotOurs),
-            ),
-            (
-                "other tagging",
-                frames::data(7 - vlan, SPI, 40),
-                passed(Accept::NotOurs),
-            ),
-            ("data", data.clone(), dropped(Reason::NoSocket)),
-            ("padded data", padded, dropped(Reason::NoSocket)),
-            (
-                "jumbo data",
-                frames::data(vlan, SPI, 8900),
-                dropped(Reason::NoSocket),
-            ),
-            (
-                "jumbo cut",
-                frames::data(vlan, SPI, 8900)[..8000].to_vec(),
-                dropped(Reason::BadLength),
-            ),
-            (
-                "SPI not issued",
-                frames::data(vlan, 6, 40),
-                dropped(Reason::UnknownSpi),
-            ),
-            (
-                "old generation",
-                frames::data(vlan, SPI ^ 1 << 20, 40),
-                dropped(Reason::UnknownSpi),
-            ),
-            (
-                "index beyond map",
-                frames::data(vlan, 0x000F_FFFF, 40),
-                dropped(Reason::UnknownSpi),
-            ),
-            (
-                "SPI 0",
-                frames::data(vlan, 0, 40),
-                dropped(Reason::Malformed),
-            ),
-            (
-                "no plaintext",
-                frames::data(vlan, SPI, 16),
-                dropped(Reason::BadLength),
-            ),
-            (
-                "other's MAC",
-                with(data.clone(), 5, 9),
-                dropped(Reason::NotForUs),
-            ),
-            ("data to group", to_group, dropped(Reason::NotForUs)),
-            ("reflected", reflected, dropped(Reason::Reflected)),
-            (
-                "group source",
-                with(data.clone(), 6, 3),
-                dropped(Reason::Malformed),
-            ),
-            (
-                "version 2",
-                with(data.clone(), at, 0x20),
-                dropped(Reason::BadVersion),
-            ),
-            (
-                "kind 3",
-                with(data.clone(), at, 0x13),
-                dropped(Reason::Malformed),
-            ),
-            (
-                "flags",
-                with(data.clone(), at + 1, 0x80),
-                dropped(Reason::Malformed),
-            ),
-            (
-                "too long",
-                with(data.clone(), at + 3, 41),
-                dropped(Reason::BadLength),
-            ),
-            ("hello", hello.clone(), passed(Accept::Control)),
-            ("largest control", largest, passed(Accept::Control)),
-            ("oversize control", oversize, dropped(Reason::BadLength)),
-            ("beacon", beacon.clone(), passed(Accept::Control)),
-            ("unicast beacon", unicast, passed(Accept::Control)),
-            (
-                "bad gate",
-                with(hello.clone(), at + 8, hello[at + 8] ^ 1),
-                dropped(Reason::BadGate),
-            ),
-            (
-                "other master",
-                frames::beacon(vlan, 2, UNKNOWN_MASTER),
-                passed(Accept::UnknownMaster),
-            ),
-            (
-                "message 5",
-                with(hello.clone(), at + 4, 5),
-                dropped(Reason::Malformed),
-            ),
-            (
-                "reserved",
-                with(hello.clone(), at + 55, 1),
-                dropped(Reason::Malformed),
-            ),
-            (
-                "other node",
-                with(hello, at + 23, 9),
-                dropped(Reason::NotForUs),
-            ),
-            (
-                "beacon to one",
-                with(beacon, at + 23, 1),
-                dropped(Reason::Malformed),
-            ),
-        ];
-        for (what, frame, expected) in &table {
-            assert_eq!(check(&kernel, &model, frame, what), *expected, "{what}");
+        let mut model = Model::install(&kernel, wrap);
+        for (what, frame, expected) in table(wrap) {
+            let what = format!("{wrap:?}: {what}");
+            assert_eq!(check(&kernel, &model, &frame, &what), expected, "{what}");
         }
         let socket = kernel.put_socket();
         model.has_socket = true;
         let redirected = (XDP_REDIRECT, Accept::Data.counter());
+        let data = frames::data(wrap, SPI, 40);
         assert_eq!(check(&kernel, &model, &data, "socket"), redirected);
         std::mem::drop(socket);
+    }
+}
+
+type Row = (&'static str, Vec<u8>, (u32, u32));
+
+fn dropped(reason: Reason) -> (u32, u32) {
+    (XDP_DROP, reason.counter())
+}
+
+fn passed(accept: Accept) -> (u32, u32) {
+    (XDP_PASS, accept.counter())
+}
+
+fn with(mut frame: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
+    frame[at] = value;
+    frame
+}
+
+fn table(wrap: Wrap) -> Vec<Row> {
+    let mut table = data_table(wrap);
+    table.extend(control_table(wrap));
+    match wrap.carrier {
+        Carrier::Ethernet { .. } => {}
+        Carrier::Udp4 { .. } => table.extend(udp4_table(wrap)),
+        Carrier::Udp6 { .. } => table.extend(udp6_table(wrap)),
+    }
+    table
+}
+
+fn data_table(wrap: Wrap) -> Vec<Row> {
+    let at = wrap.outer_len();
+    let other = |vlan| Wrap { vlan, ..wrap };
+    let data = frames::data(wrap, SPI, 40);
+    let mut padded = frames::data(wrap, SPI, 17);
+    padded.resize(padded.len() + 20, 0);
+    let mut reflected = data.clone();
+    reflected[6..12].copy_from_slice(&frames::OWN);
+    let to_group = wrap.around(true, &data[at..]);
+    let short = frames::data(wrap, SPI, 40)[..data.len() - 1].to_vec();
+    vec![
+        (
+            "ARP",
+            with(data.clone(), wrap.link_len() - 1, 0x06),
+            passed(Accept::NotOurs),
+        ),
+        (
+            "other VLAN",
+            frames::data(other(8), SPI, 40),
+            passed(Accept::NotOurs),
+        ),
+        (
+            "other tagging",
+            frames::data(other(7 - wrap.vlan), SPI, 40),
+            passed(Accept::NotOurs),
+        ),
+        ("data", data.clone(), dropped(Reason::NoSocket)),
+        ("padded data", padded, dropped(Reason::NoSocket)),
+        (
+            "jumbo data",
+            frames::data(wrap, SPI, 8900),
+            dropped(Reason::NoSocket),
+        ),
+        (
+            "jumbo cut",
+            frames::data(wrap, SPI, 8900)[..8000].to_vec(),
+            dropped(Reason::BadLength),
+        ),
+        ("cut", short, dropped(Reason::BadLength)),
+        (
+            "SPI not issued",
+            frames::data(wrap, 6, 40),
+            dropped(Reason::UnknownSpi),
+        ),
+        (
+            "old generation",
+            frames::data(wrap, SPI ^ 1 << 20, 40),
+            dropped(Reason::UnknownSpi),
+        ),
+        (
+            "index beyond map",
+            frames::data(wrap, 0x000F_FFFF, 40),
+            dropped(Reason::UnknownSpi),
+        ),
+        (
+            "SPI 0",
+            frames::data(wrap, 0, 40),
+            dropped(Reason::Malformed),
+        ),
+        (
+            "no plaintext",
+            frames::data(wrap, SPI, 16),
+            dropped(Reason::BadLength),
+        ),
+        (
+            "other's MAC",
+            with(data.clone(), 5, 9),
+            dropped(Reason::NotForUs),
+        ),
+        ("data to group", to_group, dropped(Reason::NotForUs)),
+        ("reflected", reflected, dropped(Reason::Reflected)),
+        (
+            "group source",
+            with(data.clone(), 6, 3),
+            dropped(Reason::Malformed),
+        ),
+        (
+            "version 2",
+            with(data.clone(), at, 0x20),
+            dropped(Reason::BadVersion),
+        ),
+        (
+            "kind 3",
+            with(data.clone(), at, 0x13),
+            dropped(Reason::Malformed),
+        ),
+        (
+            "flags",
+            with(data.clone(), at + 1, 0x80),
+            dropped(Reason::Malformed),
+        ),
+        (
+            "too long",
+            with(data, at + 3, 41),
+            dropped(Reason::BadLength),
+        ),
+    ]
+}
+
+fn control_table(wrap: Wrap) -> Vec<Row> {
+    let at = wrap.outer_len();
+    let hello = frames::handshake(wrap, LISTED_ID, MASTER);
+    let beacon = frames::beacon(wrap, UNLISTED_ID, MASTER);
+    let sized = |length| {
+        let more = length - MIN_CONTROL_LENGTH;
+        let inner = frames::control(Kind::Handshake, LISTED_ID, frames::OWN_ID, MASTER, more);
+        wrap.around(false, &inner)
+    };
+    let unicast = wrap.around(false, &beacon[at..]);
+    let mut stray = beacon.clone();
+    stray[..6].copy_from_slice(&[1, 0, 0x5E, 1, 2, 3]);
+    vec![
+        ("hello", hello.clone(), passed(Accept::Control)),
+        (
+            "largest control",
+            sized(MAX_CONTROL_LENGTH),
+            passed(Accept::Control),
+        ),
+        (
+            "oversize control",
+            sized(MAX_CONTROL_LENGTH + 1),
+            dropped(Reason::BadLength),
+        ),
+        ("beacon", beacon.clone(), passed(Accept::Control)),
+        ("unicast beacon", unicast, passed(Accept::Control)),
+        ("beacon at other MAC", stray, dropped(Reason::NotForUs)),
+        (
+            "handshake to group",
+            wrap.around(true, &hello[at..]),
+            dropped(Reason::NotForUs),
+        ),
+        (
+            "bad gate",
+            with(hello.clone(), at + 8, hello[at + 8] ^ 1),
+            dropped(Reason::BadGate),
+        ),
+        (
+            "other master",
+            frames::beacon(wrap, 2, UNKNOWN_MASTER),
+            passed(Accept::UnknownMaster),
+        ),
+        (
+            "message 5",
+            with(hello.clone(), at + 4, 5),
+            dropped(Reason::Malformed),
+        ),
+        (
+            "reserved",
+            with(hello.clone(), at + 55, 1),
+            dropped(Reason::Malformed),
+        ),
+        (
+            "other node",
+            with(hello, at + 23, 9),
+            dropped(Reason::NotForUs),
+        ),
+        (
+            "beacon to one",
+            with(beacon, at + 23, 1),
+            dropped(Reason::Malformed),
+        ),
+    ]
+}
+
+fn udp4_table(wrap: Wrap) -> Vec<Row> {
+    let ip = wrap.link_len();
+    let data = frames::data(wrap, SPI, 40);
+    let set = |at: usize, value| with(data.clone(), ip + at, value);
+    let others = passed(Accept::NotOurs);
+    vec![
+        ("version 6 in IPv4", set(0, 0x65), others),
+        ("options", set(0, 0x46), others),
+        (
+            "total length",
+            set(3, data[ip + 3] - 1),
+            dropped(Reason::BadLength),
+        ),
+        ("first fragment", set(6, 0x20), dropped(Reason::Malformed)),
+        ("later fragment", set(7, 1), others),
+        ("middle fragment", set(6, 0x21), others),
+        ("may be fragmented", set(6, 0), dropped(Reason::NoSocket)),
+        ("TCP", set(9, 6), others),
+        ("other's IP", set(19, 41), others),
+        ("other port", set(23, 0xE8), others),
+        (
+            "UDP length",
+            set(25, data[ip + 25] - 1),
+            dropped(Reason::BadLength),
+        ),
+        (
+            "no room for UDP",
+            with(set(25, 7), ip + 3, 27),
+            dropped(Reason::BadLength),
+        ),
+        (
+            "both lengths",
+            with(set(25, data[ip + 25] + 1), ip + 3, data[ip + 3] + 1),
+            dropped(Reason::BadLength),
+        ),
+        ("UDP checksum", set(27, 1), dropped(Reason::NoSocket)),
+        ("IP alone", data[..ip + 20].to_vec(), others),
+        ("UDP cut", data[..ip + 27].to_vec(), others),
+    ]
+}
+
+fn udp6_table(wrap: Wrap) -> Vec<Row> {
+    let ip = wrap.link_len();
+    let data = frames::data(wrap, SPI, 40);
+    let set = |at: usize, value| with(data.clone(), ip + at, value);
+    let others = passed(Accept::NotOurs);
+    // A fragment header in front of UDP: next header, reserved, offset, id.
+    let fragment = |next, high, low, port: u16| {
+        let mut frame = data.clone();
+        frame[ip + 6] = 44;
+        frame[ip + 5] += 8;
+        let [p, q] = port.to_be_bytes();
+        let udp = [192, 0, p, q, 0, 64, 0, 0];
+        let header = [next, 0, high, low, 0, 0, 0, 1];
+        frame.splice(ip + 40..ip + 48, [header, udp].concat());
+        frame
+    };
+    let bad = dropped(Reason::Malformed);
+    vec![
+        ("version 4 in IPv6", set(0, 0x40), others),
+        ("hop-by-hop options", set(6, 0), others),
+        (
+            "payload length",
+            set(5, data[ip + 5] - 1),
+            dropped(Reason::BadLength),
+        ),
+        ("first fragment", fragment(17, 0, 1, PORT), bad),
+        ("the only fragment", fragment(17, 0, 0, PORT), bad),
+        ("first, other port", fragment(17, 0, 1, 53), others),
+        ("first, TCP", fragment(6, 0, 1, PORT), others),
+        ("later fragment", fragment(17, 0, 8, PORT), others),
+        ("far fragment", fragment(17, 1, 1, PORT), others),
+        (
+            "fragment header alone",
+            fragment(17, 0, 1, PORT)[..ip + 48].to_vec(),
+            others,
+        ),
+        ("TCP", set(6, 6), others),
+        ("other's IP", set(39, 8), others),
+        ("other's network", set(24, 0xFC), others),
+        ("other port", set(43, 0xE8), others),
+        (
+            "UDP length",
+            set(45, data[ip + 45] - 1),
+            dropped(Reason::BadLength),
+        ),
+        (
+            "no room for UDP",
+            with(set(45, 7), ip + 5, 7),
+            dropped(Reason::BadLength),
+        ),
+        (
+            "both lengths",
+            with(set(45, data[ip + 45] + 1), ip + 5, data[ip + 5] + 1),
+            dropped(Reason::BadLength),
+        ),
+        ("UDP checksum", set(47, 1), dropped(Reason::NoSocket)),
+        ("IP alone", data[..ip + 40].to_vec(), others),
+        ("UDP cut", data[..ip + 47].to_vec(), others),
+    ]
+}
+
+/// Whether this bit of the IP and UDP headers is not the program's to judge:
+/// who sent it, how it travelled, and checksums.
+fn is_free_in_ip(carrier: Carrier, at: usize, bit: usize) -> bool {
+    match carrier {
+        Carrier::Ethernet { .. } => false,
+        // Not DSCP, identification, DF, TTL, checksum, source; port, checksum.
+        Carrier::Udp4 { .. } => {
+            matches!(at, 1 | 4 | 5 | 8 | 10..=15 | 20 | 21 | 26 | 27) || at == 6 && bit >= 6
+        }
+        // Not traffic class, flow label, hop limit, source; port, checksum.
+        Carrier::Udp6 { .. } => {
+            matches!(at, 1..=3 | 7..=23 | 40 | 41 | 46 | 47) || at == 0 && bit < 4
+        }
     }
 }
 
@@ -206,21 +376,21 @@ fn every_length_and_every_bit() {
     if !root_or_skip("every_length_and_every_bit") {
         return;
     }
-    for vlan in [0, 7] {
+    for wrap in frames::ALL {
         let kernel = Kernel::load();
-        let model = Model::install(&kernel, vlan);
+        let model = Model::install(&kernel, wrap);
         let originals = [
-            frames::data(vlan, SPI, 17),
-            frames::handshake(vlan, LISTED_ID, MASTER),
-            frames::beacon(vlan, UNLISTED_ID, MASTER),
+            frames::data(wrap, SPI, 17),
+            frames::handshake(wrap, LISTED_ID, MASTER),
+            frames::beacon(wrap, UNLISTED_ID, MASTER),
         ];
         for original in originals {
-            for len in 14..=120 {
+            for len in 14..=160 {
                 let mut frame = original.clone();
                 frame.resize(len, 0);
                 check(&kernel, &model, &frame, "cut or padded");
             }
-            let header = if vlan == 0 { 14 } else { 18 };
+            let (ip, header) = (wrap.link_len(), wrap.outer_len());
             let control = original[header] & 0x0F != 0;
             let whole = model.expect(&original);
             for bit in 0..original.len() * 8 {
@@ -231,9 +401,13 @@ fn every_length_and_every_bit() {
                 // Source MAC, tag priority and what follows the prefix are not
                 // the program's to judge; the AEAD and the MAC cover them.
                 let beyond = header + if control { 56 } else { 8 };
-                let priority = vlan != 0 && at == 14 && bit % 8 >= 4;
-                let free = (6..12).contains(&at) || priority || at >= beyond;
-                assert!(free || !unnoticed, "bit {bit} went unnoticed");
+                let priority = wrap.vlan != 0 && at == 14 && bit % 8 >= 4;
+                let outer =
+                    (ip..header).contains(&at) && is_free_in_ip(wrap.carrier, at - ip, bit % 8);
+                let free = (6..12).contains(&at) || priority || outer || at >= beyond;
+                assert!(free || !unnoticed, "{wrap:?}: bit {bit} went unnoticed");
+                let judged = priority || outer;
+                assert!(!judged || unnoticed, "{wrap:?}: bit {bit} was judged");
             }
         }
     }
@@ -245,14 +419,14 @@ fn differential_on_random_frames() {
         return;
     }
     let mut rng = Rng::from_env("differential_on_random_frames");
-    for vlan in [0, 7] {
+    for wrap in frames::ALL {
         let kernel = Kernel::load();
-        let mut model = Model::install(&kernel, vlan);
+        let mut model = Model::install(&kernel, wrap);
         let _socket = kernel.put_socket();
         model.has_socket = true;
         for i in 0..10_000 {
-            let frame = frames::random(&mut rng, vlan);
-            check(&kernel, &model, &frame, &format!("vlan {vlan}, frame {i}"));
+            let frame = frames::random(&mut rng, wrap);
+            check(&kernel, &model, &frame, &format!("{wrap:?}, frame {i}"));
         }
         // A run that never got anywhere proves nothing.
         let counters = kernel.counters();
@@ -270,13 +444,23 @@ fn buckets_run_dry_and_apart() {
         return;
     }
     let kernel = Kernel::load();
-    Model::install(&kernel, 0);
+    Model::install(&kernel, PLAIN);
     let cases = [
-        ("listed", frames::handshake(0, LISTED_ID, MASTER), 100, 100),
-        ("unlisted", frames::beacon(0, UNLISTED_ID, MASTER), 500, 500),
+        (
+            "listed",
+            frames::handshake(PLAIN, LISTED_ID, MASTER),
+            100,
+            100,
+        ),
+        (
+            "unlisted",
+            frames::beacon(PLAIN, UNLISTED_ID, MASTER),
+            500,
+            500,
+        ),
         (
             "unknown master",
-            frames::beacon(0, LISTED_ID, UNKNOWN_MASTER),
+            frames::beacon(PLAIN, LISTED_ID, UNKNOWN_MASTER),
             10,
             10,
         ),
@@ -299,17 +483,17 @@ fn buckets_run_dry_and_apart() {
     // A dry listed peer does not take the others' share.
     kernel.fill_shared_bucket(SHARED_UNLISTED);
     assert_eq!(
-        kernel.run(&frames::beacon(0, UNLISTED_ID, MASTER)),
+        kernel.run(&frames::beacon(PLAIN, UNLISTED_ID, MASTER)),
         XDP_PASS
     );
     // A forged gate costs nobody a token.
     kernel.list_peer(LISTED_ID);
-    let mut forged = frames::handshake(0, LISTED_ID, MASTER);
+    let mut forged = frames::handshake(PLAIN, LISTED_ID, MASTER);
     forged[22] ^= 1;
     for _ in 0..500 {
         assert_eq!(kernel.run(&forged), XDP_DROP);
     }
-    let frame = frames::handshake(0, LISTED_ID, MASTER);
+    let frame = frames::handshake(PLAIN, LISTED_ID, MASTER);
     assert!((0..100).all(|_| kernel.run(&frame) == XDP_PASS));
 }
 
@@ -319,13 +503,13 @@ fn cores_share_a_bucket_without_lending() {
         return;
     }
     let first = Kernel::load();
-    Model::install(&first, 0);
+    Model::install(&first, PLAIN);
     let shared = [
         first.map(MAP_SHARED_BUCKETS),
         first.map(MAP_GATES),
         first.map(MAP_CONFIG),
     ];
-    let frame = frames::beacon(0, UNLISTED_ID, MASTER);
+    let frame = frames::beacon(PLAIN, UNLISTED_ID, MASTER);
     let loaded = Barrier::new(4);
     let mut start = Instant::now();
     let passed: u64 = std::thread::scope(|scope| {
@@ -354,6 +538,6 @@ fn claims_nothing_before_it_is_configured() {
     }
     let kernel = Kernel::load();
     let passed = (XDP_PASS, Accept::NotOurs.counter());
-    assert_eq!(kernel.run_counted(&frames::data(0, SPI, 40)), passed);
+    assert_eq!(kernel.run_counted(&frames::data(PLAIN, SPI, 40)), passed);
     assert_eq!(kernel.run_counted(&[0; 14]), passed);
 }

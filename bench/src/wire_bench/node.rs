@@ -77,7 +77,8 @@ fn failed<E: StdError>(what: &str) -> impl FnOnce(E) -> Error {
 fn attach(device: &str, node: u32) -> Result<Attachment> {
     let interface = Interface::check(device).map_err(failed("use the veth pair"))?;
     let node = NodeId::new(node).ok_or(Error::NotRoot)?;
-    Attachment::attach(&interface, node, ETHERTYPE, Mode::NativeCopy)
+    let encapsulation = Encapsulation::ethernet(interface.mac, ETHERTYPE, None);
+    Attachment::attach(&interface, node, encapsulation, Mode::NativeCopy)
         .map_err(failed("attach the XDP program"))
 }
 

@@ -61,6 +61,9 @@ pub struct BearerReport {
     /// Whether it is still there.
     #[serde(default)]
     pub state: BearerState,
+    /// IP address and port that frames go to, with the UDP encapsulation.
+    #[serde(default)]
+    pub address: Option<String>,
     /// Core that its worker is pinned to, if any.
     pub core: Option<u32>,
     /// What it got: `zero-copy`, `native` or `generic`.

@@ -20,20 +20,20 @@ use crate::interval::{DEFAULT_INTERVAL_S, parse_interval};
 use crate::keyring::DEFAULT_STATE_DIR;
 use crate::message::MAX_LANES;
 
+mod encapsulation;
 mod machine;
 mod source;
 mod values;
 
+use encapsulation::read_encapsulation;
+pub use encapsulation::{EncapsulationChoice, MAX_STATIC_PEERS, UdpConfig};
 pub use source::ConfigError;
 use source::{Field, Source, Table};
 pub use values::{ModeChoice, TapAddress};
-use values::{absolute_path, device_name, ethertype, tap_address};
+use values::{absolute_path, device_name, tap_address};
 
 /// Where `tipsecd` looks unless told.
 pub const DEFAULT_CONFIG: &str = "/etc/tipsec/tipsec.toml";
-
-/// EtherType of our frames unless configured: IEEE 802 local experimental 1.
-pub const DEFAULT_ETHERTYPE: u16 = 0x88B5;
 
 /// Link tolerance in milliseconds unless configured.
 pub const DEFAULT_TOLERANCE_MS: u32 = 1500;
@@ -90,7 +90,7 @@ pub struct TapConfig {
     pub addresses: Vec<TapAddress>,
 }
 
-/// `[[bearer]]`: one NIC. The encapsulation is always ethernet.
+/// `[[bearer]]`: one NIC.
 #[derive(Clone, Debug)]
 pub struct BearerConfig {
     /// Name of the NIC.
@@ -103,8 +103,8 @@ pub struct BearerConfig {
     pub network: Network,
     /// Which mode to ask for.
     pub mode: ModeChoice,
-    /// EtherType of our frames.
-    pub ethertype: u16,
+    /// What carries frames.
+    pub encapsulation: EncapsulationChoice,
     /// How many frames in flight suit the NIC.
     pub napi: NapiProfile,
     /// Whether workers poll the NIC themselves.
@@ -341,12 +341,12 @@ fn read_bearer(
         "network",
         "mode",
         "encapsulation",
-        "ethertype",
         "napi",
         "tx_depth",
         "busy_poll_us",
         "huge_pages",
     ];
+    let known = [&known[..], &encapsulation::KEYS].concat();
     let table = entry.table(&known)?;
     for key in known {
         if let Some(field) = table.field(key) {
@@ -365,12 +365,6 @@ fn read_bearer(
     }
     let queues = read_queues(&table, earlier)?;
     let cores = read_cores(&table, queues.len())?;
-    if let Some(field) = table.field("encapsulation") {
-        if field.string("\"ethernet\"")? == "udp" {
-            return Err(field.error("\"udp\" comes later; this version has \"ethernet\""));
-        }
-        field.choice(&[("ethernet", ())])?;
-    }
     Ok(BearerConfig {
         interface: name,
         queues,
@@ -382,9 +376,7 @@ fn read_bearer(
         mode: or(table.field("mode"), ModeChoice::Auto, |field| {
             field.choice(&ModeChoice::NAMES)
         })?,
-        ethertype: or(table.field("ethertype"), DEFAULT_ETHERTYPE, |field| {
-            ethertype(field.integer(0x0600..=0xFFFF)?).map_err(|error| field.error(error))
-        })?,
+        encapsulation: read_encapsulation(&table)?,
         napi: read_napi(&table)?,
         busy_poll: or(table.field("busy_poll_us"), None, |field| {
             let us = field.integer(1..=10_000)?;

@@ -203,12 +203,6 @@ impl<'a> Field<'a> {
             .ok_or_else(|| self.error(format!("expected {expected}, found {text:?}")))
     }
 
-    /// It as true or false.
-    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
-        let value = self.value.get_ref().as_bool();
-        value.ok_or_else(|| self.wrong_type("true or false"))
-    }
-
     /// It as a whole number in a range.
     pub(super) fn integer<T>(&self, range: RangeInclusive<T>) -> Result<T, ConfigError>
     where
@@ -228,6 +222,12 @@ impl<'a> Field<'a> {
                 let found = &self.source.text[self.value.span()];
                 self.error(format!("{found} is out of range; expected {expected}"))
             })
+    }
+
+    /// It as true or false.
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        let value = self.value.get_ref().as_bool();
+        value.ok_or_else(|| self.wrong_type("true or false"))
     }
 
     /// It as an array, each of whose values bears the array's name.

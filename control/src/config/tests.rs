@@ -42,7 +42,7 @@ fn the_example_is_read_and_shows_the_defaults() {
                 (bearer.mode, bearer.network),
             ),
             (
-                bearer.ethertype,
+                bearer.encapsulation.clone(),
                 (bearer.napi, bearer.busy_poll, bearer.huge_pages),
                 config.rekey_interval_s,
             ),
@@ -71,6 +71,37 @@ fn every_line_of_the_example_that_is_commented_out_works() {
     assert_eq!(config.bearers[1].network.number(), 1);
     assert_eq!(config.bearers[1].napi, NapiProfile::Depth(128));
     assert_eq!(config.bearers[0].busy_poll, Some(BusyPoll::default()));
+    let udp = UdpConfig {
+        address: Some([10, 0, 0, 1].into()),
+        port: 6119,
+        peers: vec![([10, 0, 1, 2], 6119).into(), ([10, 0, 1, 3], 6119).into()],
+        multicast: true,
+    };
+    assert_eq!(
+        config.bearers[1].encapsulation,
+        EncapsulationChoice::Udp(udp)
+    );
+}
+
+#[test]
+fn as_many_static_peers_as_a_node_keeps_can_be_listed() {
+    let with = |count: usize| {
+        let peers = vec!["'10.0.0.2'"; count].join(", ");
+        format!(
+            "cluster = 'c'\nnode = 7\n[[bearer]]\ninterface = 'eth1'\nencapsulation = 'udp'\n\
+             port = 7000\npeers = [{peers}]\n"
+        )
+    };
+    match &parse(&with(MAX_STATIC_PEERS)).bearers[0].encapsulation {
+        EncapsulationChoice::Udp(udp) => {
+            assert_eq!(udp.peers.len(), MAX_STATIC_PEERS);
+            assert_eq!(udp.peers[0].to_string(), "10.0.0.2:7000");
+            assert_eq!((udp.address, udp.multicast), (None, true));
+        }
+        other => panic!("{other:?}"),
+    }
+    let error = error(&with(MAX_STATIC_PEERS + 1));
+    assert!(error.contains("1024 at most"), "{error}");
 }
 
 #[test]
@@ -89,7 +120,8 @@ fn values_other_than_defaults_are_taken() {
     assert_eq!(config.suites, [Suite::ChaCha20Poly1305, Suite::Aes128Gcm]);
     assert_eq!(config.tap.addresses[0].prefix_len, 64);
     assert_eq!(config.bearers[0].mode, ModeChoice::NativeCopy);
-    assert_eq!(config.bearers[0].ethertype, 0x88B6);
+    let ethernet = EncapsulationChoice::Ethernet { ethertype: 0x88B6 };
+    assert_eq!(config.bearers[0].encapsulation, ethernet);
     assert_eq!(config.bearers[0].queues, [3]);
 }
 
@@ -263,9 +295,51 @@ fn errors_name_file_line_key_and_what_was_expected() {
             "\"zero-copy\"",
         ),
         (
-            format!("{top}{bearer}encapsulation = 'udp'\n"),
+            format!("{top}{bearer}encapsulation = 'vxlan'\n"),
             "5: bearer.encapsulation:",
-            "later",
+            "\"udp\"",
+        ),
+        (
+            format!("{top}{bearer}port = 6119\n"),
+            "5: bearer.port:",
+            "\"udp\" alone",
+        ),
+        (
+            format!("{top}{bearer}encapsulation = 'udp'\nethertype = 0x88B5\n"),
+            "6: bearer.ethertype:",
+            "\"ethernet\" alone",
+        ),
+        (
+            format!("{top}{bearer}encapsulation = 'udp'\nport = 0\n"),
+            "6: bearer.port:",
+            "1 to 65535",
+        ),
+        (
+            format!("{top}{bearer}encapsulation = 'udp'\naddress = 'fe80::1'\n"),
+            "6: bearer.address:",
+            "link-local",
+        ),
+        (
+            format!("{top}{bearer}encapsulation = 'udp'\naddress = '10.0.0.1:6119'\n"),
+            "6: bearer.address:",
+            "no IP address",
+        ),
+        (
+            format!("{top}{bearer}encapsulation = 'udp'\npeers = ['10.0.0.2', '239.1.1.1:9']\n"),
+            "6: bearer.peers:",
+            "multicast",
+        ),
+        (
+            format!(
+                "{top}{bearer}encapsulation = 'udp'\naddress = '10.0.0.1'\npeers = ['[fd00::2]:9']\n"
+            ),
+            "7: bearer.peers:",
+            "same family",
+        ),
+        (
+            format!("{top}{bearer}encapsulation = 'udp'\nmulticast = 1\n"),
+            "6: bearer.multicast:",
+            "true or false",
         ),
         (
             format!("{top}{bearer}encapsulation = 'x'\n"),

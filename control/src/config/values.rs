@@ -1,9 +1,11 @@
 //! Values of the configuration that are more than a number or a word. Imports
-//! nothing from this crate.
+//! `address`.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use crate::address::is_sound_host;
 
 /// Which AF_XDP mode to ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +69,24 @@ pub(super) fn tap_address(text: &str) -> Result<TapAddress, String> {
         }),
         _ => wrong(&format!("has no prefix length from 1 to {longest}")),
     }
+}
+
+/// Reads `10.0.0.1`, `fd00::1` or `[fd00::1]`: an address that one host can have
+/// and that says the same everywhere, so without a zone.
+pub(super) fn host_address(text: &str) -> Result<IpAddr, String> {
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let Ok(address) = inner.unwrap_or(text).parse::<IpAddr>() else {
+        return Err(format!("{text:?} is no IP address"));
+    };
+    if is_sound_host(address) {
+        return Ok(address);
+    }
+    Err(format!(
+        "{text:?} is no address of one host that others can reach: not unspecified, loopback, \
+         multicast, broadcast or link-local, and IPv4 not mapped into IPv6"
+    ))
 }
 
 /// Checks what the kernel checks (`dev_valid_name`): 1 to 15 bytes.

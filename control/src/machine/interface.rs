@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tipsec_dataplane::command::{RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, NodeId, PeerIndex, Spi};
-use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::payload::Probe;
 use tipsec_dataplane::secret::Suite;
 
@@ -67,7 +66,7 @@ pub enum Input<'a> {
         /// The network that it came by: answers go the same way.
         network: Network,
         /// The outer source address: for reports only, it proves nothing.
-        source: MacAddr,
+        source: Address,
     },
     /// Every worker has acknowledged, and every map holds, the lanes of
     /// [`Action::InstallRx`].

@@ -50,6 +50,8 @@ pub enum EventKind {
     IntervalSet,
     /// A bearer or a worker failed.
     BearerLost,
+    /// A bearer's interface went down or up, or has another MTU or address.
+    BearerChanged,
 }
 
 impl EventKind {
@@ -72,6 +74,7 @@ impl EventKind {
             Self::MasterSet => "master-set",
             Self::IntervalSet => "interval-set",
             Self::BearerLost => "bearer-lost",
+            Self::BearerChanged => "bearer-changed",
         }
     }
 }

@@ -34,7 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, LaneIndex, MasterId, NodeId, PeerIndex, Spi};
-use tipsec_dataplane::mac::MacAddr;
 
 use crate::address::{Address, Addresses, Network};
 use crate::derive::ClusterKeys;
@@ -299,7 +298,7 @@ impl Machine {
         now: Instant,
         random: &mut dyn Random,
         bytes: &[u8],
-        (network, source): (Network, MacAddr),
+        (network, source): (Network, Address),
     ) {
         let Some(frame) = ControlFrame::decode(bytes) else {
             return self.core.counts.add(Count::Malformed);
@@ -415,7 +414,7 @@ impl Machine {
 
     /// A proven frame in this node's own name: an echo, or a second node that
     /// was given the same id.
-    fn on_own_name(&mut self, now: Instant, frame: &ControlFrame<'_>, source: MacAddr) {
+    fn on_own_name(&mut self, now: Instant, frame: &ControlFrame<'_>, source: Address) {
         let header = frame.header();
         let own = self.core.settings.incarnation.0;
         if header.message != MessageType::Beacon || header.exchange == own {

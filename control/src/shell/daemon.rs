@@ -86,8 +86,9 @@ impl Daemon {
     /// Sleeps until something happens or is due; true if a signal came.
     fn wait(&self) -> io::Result<bool> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        let sockets = self.node.nics.iter().map(|nic| nic.socket.as_fd());
-        for fd in sockets.chain(self.node.hub.wake_fds()) {
+        let sockets = self.node.nics.iter().flat_map(|nic| nic.port.sockets());
+        let network = std::iter::once(self.node.paths.as_fd());
+        for fd in sockets.chain(network).chain(self.node.hub.wake_fds()) {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }
         self.admin.poll_fds(&mut fds);

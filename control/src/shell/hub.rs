@@ -13,8 +13,7 @@ use tipsec_dataplane::ids::{LaneIndex, PeerIndex, Spi};
 use tipsec_dataplane::payload::Probe;
 use tipsec_dataplane::worker::WorkerHandle;
 
-use super::nic::Link;
-use crate::address::{Addresses, Network};
+use super::paths::Path;
 use crate::machine::Token;
 
 /// One worker as the control thread sees it.
@@ -25,25 +24,17 @@ pub struct WorkerPort {
     pub handle: WorkerHandle,
     /// The core that it is pinned to.
     pub core: Option<u32>,
-    /// The network that its NIC is on, and how frames leave there.
-    pub link: (Network, Link),
     /// Commands that found no room yet.
     backlog: VecDeque<Command>,
 }
 
 impl WorkerPort {
     /// A port to a worker that has just been started.
-    pub fn new(
-        channel: ControlEnd,
-        handle: WorkerHandle,
-        core: Option<u32>,
-        link: (Network, Link),
-    ) -> Self {
+    pub fn new(channel: ControlEnd, handle: WorkerHandle, core: Option<u32>) -> Self {
         Self {
             channel,
             handle,
             core,
-            link,
             backlog: VecDeque::new(),
         }
     }
@@ -184,14 +175,26 @@ impl Hub {
         result
     }
 
-    /// Installs sending lanes, each at its own worker, with the way there.
-    /// A worker on a network that the peer is not on has no way to it.
-    pub fn install_tx(&mut self, peer: PeerIndex, to: &Addresses, lanes: Vec<TxLaneSpec>) {
-        for worker in &mut self.workers {
-            let (network, link) = worker.link;
-            let path = to.on(network).and_then(|to| link.path_to(to));
-            worker.send(Command::SetPath { peer, path });
+    /// Has a worker send frames to a peer this way from now on.
+    pub fn set_path(&mut self, path: Path) {
+        if let Some(worker) = self.workers.get_mut(path.worker) {
+            worker.send(Command::SetPath {
+                peer: path.peer,
+                path: path.header,
+            });
         }
+    }
+
+    /// Tells a worker that its bearer carries frames of another length now, in
+    /// bytes from the Tipsec header to the tag.
+    pub fn set_mtu(&mut self, worker: usize, mtu: usize) {
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.send(Command::SetMtu { mtu });
+        }
+    }
+
+    /// Installs sending lanes, each at its own worker.
+    pub fn install_tx(&mut self, lanes: Vec<TxLaneSpec>) {
         for lane in lanes {
             self.next_seq += 1;
             let seq = CommandSeq(self.next_seq);

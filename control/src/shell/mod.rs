@@ -8,10 +8,16 @@
 pub mod admin_server;
 pub mod check;
 pub mod clock;
+pub mod control_port;
 pub mod daemon;
 pub mod hub;
+pub mod link;
+mod network;
 pub mod nic;
 pub mod node;
 pub mod packet_socket;
+pub mod paths;
 mod reports;
+pub mod routes;
 pub mod start;
+pub mod udp_socket;

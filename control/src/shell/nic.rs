@@ -2,43 +2,14 @@
 //! what became of its queues. The workers have the rest.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use tipsec_dataplane::mac::MacAddr;
-use tipsec_dataplane::outer::OuterHeader;
-use tipsec_xdp::wire::GROUP_MAC;
-
-use super::packet_socket::PacketSocket;
+use super::control_port::ControlPort;
+use super::link::Link;
 use crate::address::{Address, Addresses, Network};
 use crate::admin::{BearerReport, BearerState};
 use crate::machine::Destination;
-
-/// How frames leave a NIC, as far as the way to a station is concerned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Link {
-    /// The NIC's own address.
-    pub own: MacAddr,
-    /// EtherType of Tipsec frames.
-    pub ethertype: u16,
-}
-
-impl Link {
-    /// The outer header of frames to an address; `None` for one that this
-    /// NIC's encapsulation does not reach.
-    pub fn path_to(&self, to: Address) -> Option<OuterHeader> {
-        match to {
-            Address::Ethernet(to) => {
-                Some(OuterHeader::ethernet(self.own, to, self.ethertype, None))
-            }
-            Address::Udp(_) => None,
-        }
-    }
-
-    /// Where this node receives by this NIC.
-    pub fn address(&self) -> Address {
-        Address::Ethernet(self.own)
-    }
-}
 
 /// One queue of a NIC, and so one worker.
 pub struct QueuePort {
@@ -60,8 +31,14 @@ pub struct Nic {
     pub network: Network,
     /// How frames leave it.
     pub link: Link,
+    /// Bytes from the Tipsec header to the tag that fit it.
+    pub mtu: u32,
+    /// Largest MTU that its frame memory is made for.
+    pub mtu_max: u32,
     /// Where control frames come and go.
-    pub socket: PacketSocket,
+    pub port: ControlPort,
+    /// Stations that get what is for the group as well.
+    pub static_peers: Vec<SocketAddr>,
     /// Its queues that this node serves.
     pub queues: Vec<QueuePort>,
 }
@@ -74,9 +51,14 @@ impl Nic {
 
     fn send(&self, to: Destination, frame: &[u8]) -> io::Result<()> {
         match to {
-            Destination::Group(_) => self.socket.send(MacAddr(GROUP_MAC), frame),
-            Destination::Node(_, Address::Ethernet(mac)) => self.socket.send(mac, frame),
-            Destination::Node(_, Address::Udp(_)) => Err(io::ErrorKind::Unsupported.into()),
+            Destination::Group(_) => {
+                let mut result = self.port.send_to_group(frame);
+                for &peer in &self.static_peers {
+                    result = result.and(self.port.send(Address::Udp(peer), frame));
+                }
+                result
+            }
+            Destination::Node(_, address) => self.port.send(address, frame),
         }
     }
 }

@@ -13,6 +13,7 @@ use tipsec_xdp::wire::MAX_CONTROL_FRAME_LEN;
 use super::clock::{self, OsRandom};
 use super::hub::{Hub, Report};
 use super::nic::{self, Nic};
+use super::paths::Paths;
 use crate::admin::{
     ErrorCode, Failure, MAX_EVENTS, MasterReport, RekeyIntervalReport, RekeyNowReport, Reply,
     Request, Response, TapReport,
@@ -31,7 +32,9 @@ pub struct Node {
     pub(super) machine: Machine,
     pub(super) hub: Hub,
     pub(super) nics: Vec<Nic>,
+    pub(super) paths: Paths,
     pub(super) tap: TapReport,
+    pub(super) tap_ifindex: u32,
     pub(super) started: Instant,
     pub(super) sends_failed: u64,
     pub(super) frames_received: u64,
@@ -48,8 +51,8 @@ impl Node {
     pub fn new(
         mut machine: Machine,
         hub: Hub,
-        nics: Vec<Nic>,
-        tap: TapReport,
+        (nics, paths): (Vec<Nic>, Paths),
+        (tap, tap_ifindex): (TapReport, u32),
         keyring: Keyring,
     ) -> Self {
         let now = clock::now();
@@ -63,7 +66,9 @@ impl Node {
             machine,
             hub,
             nics,
+            paths,
             tap,
+            tap_ifindex,
             started: now,
             sends_failed: 0,
             frames_received: 0,
@@ -104,6 +109,7 @@ impl Node {
     /// Takes everything that waits, and does what is due.
     pub fn pass(&mut self) {
         self.take_worker_reports();
+        self.follow_network();
         self.take_frames();
         self.look_for_activity();
         if self
@@ -145,8 +151,15 @@ impl Node {
                 let removed = self.hub.remove_rx(token, &spis);
                 self.note_map_error(removed);
             }
-            Action::InstallTx { peer, to, lanes } => self.hub.install_tx(peer, &to, lanes),
-            Action::RemoveTx { peer } => self.hub.remove_tx(peer),
+            Action::InstallTx { peer, to, lanes } => {
+                let paths = self.paths.set_peer(peer, &to);
+                self.set_paths(paths);
+                self.hub.install_tx(lanes);
+            }
+            Action::RemoveTx { peer } => {
+                self.hub.remove_tx(peer);
+                self.paths.remove_peer(peer);
+            }
             Action::AllowData {
                 peer,
                 lane,
@@ -237,7 +250,7 @@ impl Node {
         let mut buffer = [0; MAX_CONTROL_FRAME_LEN];
         for at in 0..self.nics.len() {
             for _ in 0..FRAMES_A_PASS {
-                let Some((source, bytes)) = self.nics[at].socket.receive(&mut buffer) else {
+                let Some((source, bytes)) = self.nics[at].port.receive(&mut buffer) else {
                     break;
                 };
                 self.frames_received += 1;
@@ -259,7 +272,7 @@ impl Node {
         }
         self.next_look = now + self.machine.settings().link_tolerance / 4;
         for nic in &self.nics {
-            self.socket_dropped += nic.socket.take_dropped();
+            self.socket_dropped += nic.port.take_dropped();
         }
         let indexes = self
             .machine

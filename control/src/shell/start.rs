@@ -1,30 +1,36 @@
 //! From a configuration to a running daemon, or to an error that says which
 //! line to change. Whatever was set up before an error is taken down again.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tipsec_dataplane::aead::{Aead, Provider};
 use tipsec_dataplane::attach::{AttachError, Attachment, HostError, Interface, Mode, check_host};
 use tipsec_dataplane::bearer::xdp::{OpenError, XdpBearer, XdpConfig};
 use tipsec_dataplane::command::{self, WorkerEnd};
-use tipsec_dataplane::frame::TAP_OVERHEAD;
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
-use tipsec_dataplane::outer::Encapsulation;
 use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError, TapQueue};
 use tipsec_dataplane::worker::{self, SpawnError, Worker, WorkerConfig, WorkerHandle};
 
 use super::admin_server::{AdminServer, AdminServerError};
 use super::clock::{self, OsRandom};
+use super::control_port::ControlPort;
 use super::daemon::{Daemon, watch_signals};
 use super::hub::{Hub, WorkerPort};
-use super::nic::{self, Link, Nic, QueuePort};
+use super::link::{Carrier, Link};
+use super::network::{carried_mtu, mtu_max, tap_mtu};
+use super::nic::{self, Nic, QueuePort};
 use super::node::Node;
 use super::packet_socket::PacketSocket;
-use crate::address::Network;
+use super::paths::Paths;
+use super::routes::{Routes, RoutesError};
+use super::udp_socket::UdpSocket;
+use crate::address::{Network, is_sound_host};
 use crate::admin::{BearerReport, BearerState, TapReport};
-use crate::config::{BearerConfig, Config, ConfigError, ModeChoice};
+use crate::config::{
+    BearerConfig, Config, ConfigError, EncapsulationChoice, ModeChoice, UdpConfig,
+};
 use crate::keyring::{Keyring, KeyringError};
 use crate::machine::{Machine, Settings};
 use crate::time::Random;
@@ -60,6 +66,9 @@ pub enum StartError {
     /// The AF_XDP socket.
     #[error(transparent)]
     Bearer(#[from] OpenError),
+    /// Routes and interfaces cannot be followed.
+    #[error(transparent)]
+    Routes(#[from] RoutesError),
     /// The tap device.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -90,6 +99,12 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
     OsRandom::check().map_err(refused("get random bytes"))?;
     let interfaces = check_interfaces(config)?;
     check_host(umem_bytes(config, &interfaces))?;
+    let ifindexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
+    let mut routes = Routes::open(&ifindexes)?;
+    let mut links = Vec::new();
+    for (at, interface) in interfaces.iter().enumerate() {
+        links.push(link(config, at, interface, &mut routes)?);
+    }
     // Whoever ends us from here on finds everything taken down again.
     let signals = watch_signals().map_err(refused("watch signals"))?;
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
@@ -99,28 +114,21 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
     let mut attachments = Vec::new();
     let mut nics = Vec::new();
     let mut queues = Vec::new();
-    for (wanted, interface) in config.bearers.iter().zip(&interfaces) {
+    let bearers = || config.bearers.iter().zip(&interfaces).zip(&links);
+    for ((wanted, interface), link) in bearers() {
         let mode = mode(wanted.mode);
-        let attachment = Attachment::attach(interface, config.node, wanted.ethertype, mode)?;
+        let encapsulation = link.encapsulation();
+        let attachment = Attachment::attach(interface, config.node, encapsulation, mode)?;
         attachments.push(attachment);
     }
-    for ((wanted, interface), attachment) in
-        config.bearers.iter().zip(&interfaces).zip(&mut attachments)
-    {
-        nics.push(open_nic(
-            config,
-            wanted,
-            interface,
-            attachment,
-            &mut queues,
-        )?);
+    for (((wanted, interface), &link), attachment) in bearers().zip(&mut attachments) {
+        let bearer = (wanted, interface, link);
+        nics.push(open_nic(config, bearer, attachment, &mut queues)?);
     }
     let Some(addresses) = nic::addresses(&nics) else {
         return Err(config.error_at("bearer", "one [[bearer]] is needed").into());
     };
-    // Whichever bearer a frame takes, it must fit.
-    let mtu = interfaces.iter().map(|interface| interface.mtu).min();
-    let tap_config = tap_config(config, mtu.unwrap_or_default())?;
+    let tap_config = tap_config(config, tap_mtu(&nics))?;
     let tap = Tap::create(&tap_config, queues.len())?;
     let tap_report = TapReport {
         name: tap.name().to_owned(),
@@ -133,7 +141,10 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
             .map(ToString::to_string)
             .collect(),
     };
+    let tap_ifindex = index_of(tap.name()).map_err(refused("find the tap device"))?;
     let lanes = queues.iter().map(|queue| queue.network).collect();
+    let workers = queues.iter().map(|queue| (queue.network, queue.link));
+    let paths = Paths::new(routes, workers.collect());
     let mut ports = Vec::new();
     for ((number, queue), tap) in (0..).zip(queues).zip(tap.into_queues()) {
         ports.push(start_worker(config, number, queue, tap)?);
@@ -159,7 +170,8 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
         spi_slots: SPI_SLOTS,
     };
     let machine = Machine::new(settings, now, &mut random);
-    let mut node = Node::new(machine, hub, nics, tap_report, keyring);
+    let tap = (tap_report, tap_ifindex);
+    let mut node = Node::new(machine, hub, (nics, paths), tap, keyring);
     if let Some(master) = master {
         node.use_master(&master);
     }
@@ -191,6 +203,100 @@ fn umem_bytes(config: &Config, interfaces: &[Interface]) -> u64 {
         .sum()
 }
 
+fn index_of(interface: &str) -> std::io::Result<u32> {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+    Ok(netdevice::name_to_index(&any, interface)?)
+}
+
+/// How frames leave the NIC of the bearer with this number; looks up its IP
+/// address where that is needed.
+fn link(
+    config: &Config,
+    at: usize,
+    interface: &Interface,
+    routes: &mut Routes,
+) -> Result<Link, StartError> {
+    let carrier = match config.bearers.get(at).map(|wanted| &wanted.encapsulation) {
+        Some(EncapsulationChoice::Udp(udp)) => {
+            let there = routes.addresses(interface.index)?;
+            let address = own_address(udp, &interface.name, &there)
+                .map_err(|(key, message)| config.bearer_error(at, key, message))?;
+            Carrier::Udp(SocketAddr::new(address, udp.port))
+        }
+        Some(&EncapsulationChoice::Ethernet { ethertype }) => Carrier::Ethernet { ethertype },
+        None => return Err(config.error_at("bearer", "there is no such bearer").into()),
+    };
+    Ok(Link {
+        ifindex: interface.index,
+        own: interface.mac,
+        carrier,
+    })
+}
+
+/// The address that an interface with these addresses receives at; or the key
+/// to change, and why.
+fn own_address(
+    udp: &UdpConfig,
+    interface: &str,
+    there: &[IpAddr],
+) -> Result<IpAddr, (&'static str, String)> {
+    let family = udp.peers.first().map(SocketAddr::is_ipv4);
+    let usable: Vec<IpAddr> = there
+        .iter()
+        .copied()
+        .filter(|&address| is_sound_host(address))
+        .collect();
+    let list = |addresses: &[IpAddr]| {
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        texts.join(", ")
+    };
+    if let Some(address) = udp.address {
+        return match usable.contains(&address) {
+            true => Ok(address),
+            false if usable.is_empty() => Err((
+                "address",
+                format!(
+                    "{address} is no address of {interface:?}, which has none that peers can \
+                     reach (`ip address add {address}/… dev {interface}`)"
+                ),
+            )),
+            false => Err((
+                "address",
+                format!(
+                    "{address} is no address of {interface:?}; it has: {}",
+                    list(&usable)
+                ),
+            )),
+        };
+    }
+    let fitting: Vec<IpAddr> = usable
+        .into_iter()
+        .filter(|address| family.is_none_or(|is_ipv4| address.is_ipv4() == is_ipv4))
+        .collect();
+    if let Some(peer) = udp.peers.iter().find(|peer| Some(peer.is_ipv4()) != family) {
+        let message = format!("{peer} is of another family than those before it");
+        return Err(("peers", message));
+    }
+    match fitting[..] {
+        [address] => Ok(address),
+        [] => Err((
+            "interface",
+            format!(
+                "{interface:?} has no IP address that peers can reach (`ip address add … dev \
+                 {interface}`)"
+            ),
+        )),
+        _ => Err((
+            "interface",
+            format!(
+                "{interface:?} has several addresses; say which with `address`: {}",
+                list(&fitting)
+            ),
+        )),
+    }
+}
+
 /// What one worker is going to serve.
 struct Queue {
     bearer: XdpBearer,
@@ -200,19 +306,17 @@ struct Queue {
     mtu: u32,
 }
 
-/// Opens a NIC's packet socket and the AF_XDP sockets of its queues, which go
-/// to the end of `queues`: a queue's place there is its worker's number.
+/// Opens a NIC's socket for control frames and the AF_XDP sockets of its
+/// queues, which go to the end of `queues`: a queue's place there is its
+/// worker's number.
 fn open_nic(
     config: &Config,
-    wanted: &BearerConfig,
-    interface: &Interface,
+    (wanted, interface, link): (&BearerConfig, &Interface, Link),
     attachment: &mut Attachment,
     queues: &mut Vec<Queue>,
 ) -> Result<Nic, StartError> {
-    let link = Link {
-        own: interface.mac,
-        ethertype: wanted.ethertype,
-    };
+    let mtu_max = mtu_max(interface.mtu);
+    let mtu = carried_mtu(&link, interface.mtu, mtu_max);
     let mut ports = Vec::new();
     for (at, &queue) in wanted.queues.iter().enumerate() {
         let core = wanted.cores.get(at).copied();
@@ -221,6 +325,7 @@ fn open_nic(
             busy_poll: wanted.busy_poll,
             huge_pages: wanted.huge_pages,
             core: core.map(|core| core as usize),
+            outer_len: link.encapsulation().outer_len(),
             ..XdpConfig::default()
         };
         let bearer = XdpBearer::open(attachment, queue, &sizes)?;
@@ -245,7 +350,11 @@ fn open_nic(
             state: BearerState::Up,
             core,
             mode: bearer.report().mode.name().to_owned(),
-            encapsulation: "ethernet".to_owned(),
+            encapsulation: link.encapsulation().name().to_owned(),
+            address: match link.carrier {
+                Carrier::Ethernet { .. } => None,
+                Carrier::Udp(address) => Some(address.to_string()),
+            },
             mtu: interface.mtu,
             mac: interface.mac.to_string(),
             frames_in_flight: u32::try_from(sizes.in_flight_max).unwrap_or(u32::MAX),
@@ -262,16 +371,46 @@ fn open_nic(
             core,
             network: wanted.network,
             link,
-            mtu: interface.mtu,
+            mtu,
         });
     }
+    let (port, static_peers) = open_port(wanted, link)?;
     Ok(Nic {
         network: wanted.network,
         link,
-        socket: PacketSocket::open(interface.index, wanted.ethertype, interface.mac)
-            .map_err(refused("open the packet socket for control frames"))?,
+        mtu,
+        mtu_max,
+        port,
+        static_peers,
         queues: ports,
     })
+}
+
+/// The socket for control frames, and whom beacons are sent to one by one.
+fn open_port(
+    wanted: &BearerConfig,
+    link: Link,
+) -> Result<(ControlPort, Vec<SocketAddr>), StartError> {
+    match (link.carrier, &wanted.encapsulation) {
+        (Carrier::Udp(own), EncapsulationChoice::Udp(udp)) => {
+            let socket = UdpSocket::open(link.ifindex, own, udp.multicast)
+                .map_err(refused("open the UDP socket for control frames"))?;
+            // Everybody may have the same list: nobody is its own peer.
+            let others = udp.peers.iter().filter(|&&peer| peer != own);
+            Ok((ControlPort::Udp(socket), others.copied().collect()))
+        }
+        (Carrier::Udp(_), EncapsulationChoice::Ethernet { .. })
+        | (Carrier::Ethernet { .. }, EncapsulationChoice::Udp(_)) => {
+            Err(refused("match the encapsulation")(
+                std::io::ErrorKind::InvalidInput.into(),
+            ))
+        }
+        (Carrier::Ethernet { ethertype }, EncapsulationChoice::Ethernet { .. }) => {
+            let socket = PacketSocket::open(link.ifindex, ethertype, link.own)
+                .map_err(refused("open the packet socket for control frames"))?;
+            Ok((ControlPort::Packet(socket), Vec::new()))
+        }
+    }
 }
 
 fn start_worker(
@@ -280,10 +419,9 @@ fn start_worker(
     queue: Queue,
     tap: TapQueue,
 ) -> Result<WorkerPort, StartError> {
-    let Link { own, ethertype } = queue.link;
     let worker_config = WorkerConfig {
         node: config.node,
-        encapsulation: Encapsulation::ethernet(own, ethertype, None),
+        encapsulation: queue.link.encapsulation(),
         mtu: queue.mtu as usize,
         peers: usize::from(MAX_PEERS),
         spis: SPI_SLOTS as usize,
@@ -298,8 +436,7 @@ fn start_worker(
     };
     let ends = (worker_end, queue.bearer, tap);
     let handle = spawn(config.provider, worker_config, ends, &thread)?;
-    let link = (queue.network, queue.link);
-    Ok(WorkerPort::new(control_end, handle, queue.core, link))
+    Ok(WorkerPort::new(control_end, handle, queue.core))
 }
 
 fn mode(choice: ModeChoice) -> Mode {
@@ -311,12 +448,12 @@ fn mode(choice: ModeChoice) -> Mode {
     }
 }
 
-fn tap_config(config: &Config, bearer_mtu: u32) -> Result<TapConfig, ConfigError> {
+fn tap_config(config: &Config, mtu: u32) -> Result<TapConfig, ConfigError> {
     let mut tap = TapConfig {
         name: config.tap.name.clone(),
         node: config.node,
-        // Interface::check keeps the MTU between some 100 and 3506 bytes.
-        mtu: u16::try_from(bearer_mtu as usize - TAP_OVERHEAD).unwrap_or(u16::MAX),
+        // At most a NIC's, which fits a chunk of frame memory.
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         ipv4: None,
         ipv6: None,
     };

@@ -12,6 +12,7 @@ use tipsec_control::keyring::Keyring;
 use tipsec_control::master::MasterKey;
 use tipsec_dataplane::attach::{Attachment, Interface, Mode};
 use tipsec_dataplane::ids::NodeId;
+use tipsec_dataplane::outer::Encapsulation;
 
 use crate::lab::{Lab, NIC, TAP};
 use crate::node::{Daemon, config};
@@ -227,7 +228,8 @@ fn programs_and_devices_of_others_are_named() {
     let (attachment, id) = lab.inside(&lab.node(1), || {
         let interface = Interface::check(NIC).unwrap();
         let node = NodeId::new(7).unwrap();
-        let attachment = Attachment::attach(&interface, node, 0x88B6, Mode::Auto).unwrap();
+        let other = Encapsulation::ethernet(interface.mac, 0x88B6, None);
+        let attachment = Attachment::attach(&interface, node, other, Mode::Auto).unwrap();
         let id = attachment.program_id();
         (attachment, id)
     });

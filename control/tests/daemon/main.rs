@@ -22,3 +22,4 @@ mod raw;
 mod rekey;
 mod startup;
 mod traffic;
+mod udp;

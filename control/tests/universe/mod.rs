@@ -135,7 +135,7 @@ enum Happening {
         life: u64,
         wire: Wire,
         network: Network,
-        source: MacAddr,
+        source: Address,
     },
     Installed {
         at: usize,
@@ -598,7 +598,7 @@ impl Universe {
                         life: self.lives[target],
                         wire: wire.clone(),
                         network,
-                        source: mac_of(n, network),
+                        source: Address::Ethernet(mac_of(n, network)),
                     },
                 );
             }
@@ -633,7 +633,7 @@ impl Universe {
         }
     }
 
-    fn arrive(&mut self, n: usize, wire: Wire, network: Network, source: MacAddr) {
+    fn arrive(&mut self, n: usize, wire: Wire, network: Network, source: Address) {
         let Some(node) = &mut self.nodes[n] else {
             return;
         };

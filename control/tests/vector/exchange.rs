@@ -146,7 +146,7 @@ impl Side {
         self.input(Input::Frame {
             bytes,
             network: Network::DEFAULT,
-            source: MacAddr([2; 6]),
+            source: Address::Ethernet(MacAddr([2; 6])),
         })
     }
 }

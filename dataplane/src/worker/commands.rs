@@ -59,6 +59,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
                 self.answer(seq, false);
             }
             Command::SetPath { peer, path } => self.tx.set_path(peer, path),
+            Command::SetMtu { mtu } => self.config.mtu = mtu,
             Command::AllowData { peer, allowed } => self.tx.allow_data(peer, allowed),
             Command::SendProbe { peer, probe } => self.send_probe(peer, &probe),
             // Handled where commands are drained.

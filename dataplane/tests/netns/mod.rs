@@ -162,7 +162,8 @@ impl Node {
         let (control, worker_end) = channel().unwrap();
         let (attachment, socket, report, worker) = ns.run(|| {
             let interface = Interface::check("nic").unwrap();
-            let mut attachment = Attachment::attach(&interface, id, ETHERTYPE, mode).unwrap();
+            let encapsulation = Encapsulation::ethernet(interface.mac, ETHERTYPE, None);
+            let mut attachment = Attachment::attach(&interface, id, encapsulation, mode).unwrap();
             let bearer = XdpBearer::open(&mut attachment, 0, &XdpConfig::default()).unwrap();
             let settings = TapConfig {
                 name: "tap".into(),
@@ -175,7 +176,7 @@ impl Node {
             let tap = tap.into_queues().swap_remove(0);
             let config = WorkerConfig {
                 node: id,
-                encapsulation: Encapsulation::ethernet(interface.mac, ETHERTYPE, None),
+                encapsulation,
                 mtu: interface.mtu as usize,
                 peers: 8,
                 spis: 1024,

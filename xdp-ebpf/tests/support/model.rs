@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use tipsec_xdp::gate::{GateKey, gate};
 use tipsec_xdp::{Accept, Config, Reason, Verdict, classify};
 
-use super::frames;
+use super::frames::{self, Wrap};
 use super::kernel::Kernel;
 
 pub const XDP_DROP: u32 = 1;
@@ -22,9 +22,9 @@ pub struct Model {
 
 impl Model {
     /// One issued SPI or two, one master, one listed peer; the same in `kernel`.
-    pub fn install(kernel: &Kernel, vlan: u16) -> Model {
+    pub fn install(kernel: &Kernel, wrap: Wrap) -> Model {
         let model = Model {
-            config: Config::new(frames::OWN, 0x88B5, vlan, frames::OWN_ID),
+            config: Config::new(frames::OWN, wrap.carrier, wrap.vlan, frames::OWN_ID),
             spis: HashSet::from([frames::SPI, frames::OTHER_SPI]),
             gates: HashMap::from([(frames::MASTER, frames::gate_key())]),
             has_socket: false,

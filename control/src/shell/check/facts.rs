@@ -200,6 +200,8 @@ pub(super) struct Bearer {
     pub(super) core: Option<u32>,
     pub(super) mode: ModeChoice,
     pub(super) spin: bool,
+    /// Whether frames go in UDP.
+    pub(super) udp: bool,
     /// Frames in flight.
     pub(super) in_flight: usize,
     /// Where the configuration says these: `key (file:line)`.

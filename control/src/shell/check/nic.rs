@@ -15,7 +15,7 @@ use super::facts::{
 use super::parse;
 use super::read::{file, number};
 use super::sys::{Command, Ethtool, text};
-use crate::config::{BearerConfig, Config};
+use crate::config::{BearerConfig, Config, EncapsulationChoice};
 
 /// Every queue of the bearer with this number in the configuration.
 pub(super) fn per_queue(config: &Config, number: usize, wanted: &BearerConfig) -> Vec<Bearer> {
@@ -46,6 +46,7 @@ fn bearer(
         core,
         mode: wanted.mode,
         spin: config.polling == Polling::Spin,
+        udp: matches!(wanted.encapsulation, EncapsulationChoice::Udp(_)),
         in_flight,
         at: Places {
             interface: at("interface"),

@@ -37,6 +37,10 @@ pub(super) fn bearer(area: &mut Area<'_>, facts: &Facts, bearer: &Bearer) {
     cpu::worker(area, facts, bearer);
     offloads(area, bearer, nic);
     timing(area, bearer, nic);
+    // With UDP the kernel's own packets are what the next hop is found by.
+    if bearer.udp {
+        return;
+    }
     if nic.ipv6_off == Some(false) {
         let name = &bearer.interface;
         area.change(

@@ -47,6 +47,17 @@ pub(super) fn queue(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
 fn steering(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
     let (name, queue) = (&bearer.interface, bearer.queue);
     let rules = nic.flow_rules.unwrap_or(0);
+    if bearer.udp {
+        area.unknown(
+            "steering",
+            "UDP flows spread over all queues; whether by ports is not read",
+            format!(
+                "ethtool -n {name} rx-flow-hash udp4 (or udp6), and all queues configured in one \
+                 [[bearer]]"
+            ),
+        );
+        return;
+    }
     if queue == 0 {
         area.ok(
             "steering",

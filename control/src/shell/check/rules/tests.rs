@@ -80,6 +80,7 @@ fn fit() -> Facts {
             core: Some(2),
             mode: ModeChoice::Auto,
             spin: false,
+            udp: false,
             in_flight: 64,
             at: Places {
                 interface: "bearer.interface (t.toml:4)".into(),
@@ -735,6 +736,12 @@ fn queues_and_steering() {
             "queue",
             Unknown,
             &["does not tell"],
+        ),
+        (
+            &|f| f.bearers[0].udp = true,
+            "steering",
+            Unknown,
+            &["UDP flows", "rx-flow-hash"],
         ),
         (
             &|f| queue(f, 3),
