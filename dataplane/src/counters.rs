@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ids::PeerIndex;
+use crate::sys;
 
 /// A counter with a single writer: an increment is a load, an add and a
 /// store, none of them locked.
@@ -198,6 +199,13 @@ impl WorkerCounters {
             tap_writes: Counter::default(),
             events_lost: Counter::default(),
             installs_refused: Counter::default(),
+        }
+    }
+
+    /// Starts to load what each frame of a peer is counted in.
+    pub(crate) fn prefetch(&self, peer: PeerIndex) {
+        if let Some(counters) = self.peers.get(usize::from(peer.0)) {
+            sys::prefetch(&counters.sealed_frames);
         }
     }
 

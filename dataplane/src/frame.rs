@@ -70,12 +70,14 @@ impl DataHeader {
         if first >> 48 != DATA {
             return None;
         }
-        let length = u16::from_be_bytes([bytes[2], bytes[3]]);
+        #[allow(clippy::cast_possible_truncation)] // bytes 2 and 3
+        let length = (first >> 32) as u16;
         if usize::from(length) > available || usize::from(length) <= TAG_LEN {
             return None;
         }
         Some(Self {
-            spi: Spi::new(u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]))?,
+            #[allow(clippy::cast_possible_truncation)] // bytes 4 to 7
+            spi: Spi::new(first as u32)?,
             packet_number,
             length,
         })

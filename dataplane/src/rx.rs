@@ -187,7 +187,7 @@ pub fn open_burst<A: Aead, M: FrameMemory>(
     // check, which spares an attacker's copies the cipher.
     for candidate in &mut burst {
         if let Ok(frame) = candidate
-            && let Err(refusal) = admit(table, &frame.header)
+            && let Err(refusal) = admit(table, &frame.header, counters)
         {
             *candidate = Err(refusal);
         }
@@ -252,11 +252,16 @@ fn read_header<M: FrameMemory>(
 
 /// Finds the lane and asks its window.
 #[inline]
-fn admit<A: Aead>(table: &RxTable<A>, header: &DataHeader) -> Result<(), Refusal> {
+fn admit<A: Aead>(
+    table: &RxTable<A>,
+    header: &DataHeader,
+    counters: &WorkerCounters,
+) -> Result<(), Refusal> {
     let lane = table
         .lane(header.spi)
         .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
     lane.prefetch();
+    counters.prefetch(lane.peer());
     lane.check(header.packet_number)
         .map_err(|refused| Refusal::of(lane.peer(), refused.into()))
 }

@@ -89,6 +89,7 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     // entry's lane, then each lane's key.
     for item in &plain[..count] {
         table.prefetch(item.to);
+        counters.prefetch(item.to);
     }
     for item in &plain[..count] {
         if let Some(lane) = table.lane(item.to) {

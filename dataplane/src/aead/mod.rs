@@ -31,8 +31,8 @@ impl Nonce {
     /// The nonce of a packet number under `iv`.
     pub fn new(iv: &[u8; 12], packet_number: u64) -> Self {
         let mut nonce = *iv;
-        for (byte, n) in nonce[4..].iter_mut().zip(packet_number.to_be_bytes()) {
-            *byte ^= n;
+        if let Some(low) = nonce.last_chunk_mut::<8>() {
+            *low = (u64::from_be_bytes(*low) ^ packet_number).to_be_bytes();
         }
         Self(nonce)
     }
