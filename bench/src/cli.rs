@@ -7,7 +7,10 @@ use tipsec_bench::report::Progress;
 use tipsec_bench::{Error, Result, cluster, interrupt, netns};
 
 mod demo;
+mod output;
+mod pipeline;
 mod report;
+mod scale;
 mod tap;
 mod wire;
 
@@ -33,6 +36,11 @@ enum Command {
     /// Measures TCP and UDP through Tipsec's tap, through other tunnels, and on
     /// the wire in clear; each is started for real, or skipped by name.
     Tap(tap::Arguments),
+    /// Measures what the pipelines cost a frame beside the bare cipher, without
+    /// NIC and kernel; needs no privileges.
+    Pipeline(pipeline::Arguments),
+    /// Measures many SAs, many queues, and a rekey of many peers under load.
+    Scale(scale::Arguments),
     /// Makes one report of several runs.
     Report(report::Arguments),
 }
@@ -44,6 +52,8 @@ impl Cli {
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Wire(arguments) => wire::run(&arguments),
             Command::Tap(arguments) => tap::run(&arguments),
+            Command::Pipeline(arguments) => pipeline::run(&arguments),
+            Command::Scale(arguments) => scale::run(&arguments),
             Command::Report(arguments) => report::run(&arguments),
         }
     }

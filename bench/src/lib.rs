@@ -6,8 +6,9 @@
 //!
 //! * `demo`: the story that `tipsec-bench demo` tells; `report`: its outcome,
 //!   and progress.
-//! * `wire_bench`: the benchmark `tipsec-bench wire`; `tap_bench`: the benchmark
-//!   `tipsec-bench tap`.
+//! * `wire_bench`, `tap_bench`, `pipeline_bench`, `scale_bench`: the benchmarks
+//!   `tipsec-bench wire`, `tap`, `pipeline`, `scale`; `chunks`, `burst_times`,
+//!   `seed`: what the latter two measure with.
 //! * `peers`: what Tipsec is compared with, and Tipsec, as tunnels; `pair`: the
 //!   cable that they run on.
 //! * `report_html`: results as a page with plots.
@@ -27,7 +28,9 @@
 pub mod accounts;
 pub mod admin;
 pub mod books;
+mod burst_times;
 pub mod capture;
+mod chunks;
 pub mod cluster;
 pub mod counts;
 pub mod daemon;
@@ -43,11 +46,14 @@ pub mod netns;
 pub mod numbers;
 pub mod pair;
 pub mod peers;
+pub mod pipeline_bench;
 pub mod process;
 pub mod report;
 pub mod report_html;
 pub mod results;
 pub mod rounds;
+pub mod scale_bench;
+pub mod seed;
 mod sys;
 pub mod tap_bench;
 pub mod topology;

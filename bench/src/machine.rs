@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::error::{Error, Result};
 use crate::results::Machine;
@@ -40,6 +40,27 @@ pub fn cores() -> Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU)
         .filter(|&core| allowed.is_set(core))
         .collect())
+}
+
+/// Does `work` on a thread of its own that stays on one core: pinning is for
+/// good, and the caller's thread is to stay free.
+///
+/// # Errors
+/// [`Error::Io`] if the core is not to be had, and those of `work`.
+pub fn on_core<T: Send>(core: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let mut set = CpuSet::new();
+            set.set(core);
+            let what = format!("run on core {core}");
+            sched_setaffinity(None, &set).map_err(Error::errno(what))?;
+            work()
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// The value of the first line `key : value`.

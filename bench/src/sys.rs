@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use crate::error::{Error, Result};
 use crate::filter::Instruction;
 
+pub(crate) mod alloc;
 pub(crate) mod mmsg;
 pub(crate) mod xsk;
 

@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 }
 
 /// A sample's length: long enough for the clock of /proc/stat, and finite.
-fn seconds(text: &str) -> std::result::Result<f64, String> {
+pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.05..=600.0).contains(&seconds) => Ok(seconds),
         _ => Err("a sample takes 0.05 to 600 seconds".into()),
@@ -56,7 +56,7 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
 }
 
 /// What was given, or all.
-fn or_all<T: Copy>(given: &[T], all: &[T]) -> Vec<T> {
+pub(super) fn or_all<T: Copy>(given: &[T], all: &[T]) -> Vec<T> {
     if given.is_empty() {
         all.into()
     } else {
@@ -89,7 +89,7 @@ fn measure(arguments: &Arguments) -> Result<bool> {
 }
 
 /// Says now, and not after the last round, that a file cannot be written.
-fn check_directory(file: &Path) -> Result<()> {
+pub(super) fn check_directory(file: &Path) -> Result<()> {
     // A name alone has an empty parent, which is here.
     let parent = file
         .parent()

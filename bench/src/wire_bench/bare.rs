@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -112,7 +113,12 @@ impl Contender for Bare<'_> {
             ..self.plan
         };
         measure(flow, &plan, || {
-            ends.book(&baseline, &sent, &received, &statistics)
+            ends.book(
+                &baseline,
+                from_ref(&sent),
+                from_ref(&received),
+                from_ref(&statistics),
+            )
         })
     }
 }

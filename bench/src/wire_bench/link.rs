@@ -38,11 +38,21 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Makes both pairs with an MTU of `mtu` bytes and brings them up.
+    /// Makes both pairs with an MTU of `mtu` bytes and one queue, and brings
+    /// them up.
     ///
     /// # Errors
     /// Whatever `ip`, `tc` or the kernel refuse. Nothing is left.
     pub(super) fn create(profile: Profile, mtu: u32) -> Result<Self> {
+        Self::with_queues(profile, mtu, 1)
+    }
+
+    /// The same with `queues` queues each way: what is sent on one arrives on
+    /// the one of the same number.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub(super) fn with_queues(profile: Profile, mtu: u32, queues: u32) -> Result<Self> {
         let pid = std::process::id();
         let link = Self {
             left: Namespace::create("left")?,
@@ -59,9 +69,9 @@ impl Link {
         for device in [&link.xdp, &link.udp] {
             // Queue counts given: a bind to a queue that is not real fails.
             link.left.ip(&format!(
-                "link add {device} mtu {mtu} address {LEFT_MAC} numrxqueues 1 numtxqueues 1 \
-                 type veth peer name {device} mtu {mtu} address {RIGHT_MAC} numrxqueues 1 \
-                 numtxqueues 1 netns {}",
+                "link add {device} mtu {mtu} address {LEFT_MAC} numrxqueues {queues} numtxqueues \
+                 {queues} type veth peer name {device} mtu {mtu} address {RIGHT_MAC} numrxqueues \
+                 {queues} numtxqueues {queues} netns {}",
                 link.right.name()
             ))?;
             for namespace in [&link.left, &link.right] {

@@ -1,11 +1,13 @@
 //! One sample of one contender: a sending thread and a receiving thread, each
-//! on its core, a warm-up, a window in which frames and CPU time are counted,
-//! and the balance of the books after the last frame. Imports `accounting`,
+//! on its core, or several such pairs side by side; a warm-up, a window in
+//! which frames and CPU time are counted, and the balance of the books after
+//! the last frame. Imports `accounting`,
 //! `cpu`, `wait`.
 
 use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -114,11 +116,22 @@ pub(super) struct Flow<'a, S, R> {
 struct Control {
     stop_sending: AtomicBool,
     stop: AtomicBool,
-    sender: AtomicI32,
-    receiver: AtomicI32,
+    /// Threads that run.
+    threads: Mutex<Vec<i32>>,
 }
 
 impl Control {
+    fn started(&self) {
+        let id = gettid().as_raw_nonzero().get();
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.push(id);
+    }
+
+    fn threads(&self) -> Vec<i32> {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.clone()
+    }
+
     fn end(&self) {
         self.stop_sending.store(true, Ordering::Relaxed);
         self.stop.store(true, Ordering::Relaxed);
@@ -146,28 +159,53 @@ pub(super) fn measure<S: Source, R: Sink>(
     plan: &Plan,
     read_book: impl Fn() -> Result<Book>,
 ) -> Result<Sample> {
-    let control = Control::default();
-    let Flow {
-        source,
-        sink,
-        napi,
-        received,
-    } = flow;
+    let cores = (plan.send_core, plan.receive_core);
+    measure_all(vec![(flow, cores)], plan.window, read_book)
+}
+
+/// [`measure`] for several flows at once, each with the cores of its sender
+/// and its receiver. Flows may share cores.
+///
+/// # Errors
+/// As [`measure`].
+pub(super) fn measure_all<S: Source, R: Sink>(
+    flows: Vec<(Flow<'_, S, R>, (usize, usize))>,
+    window: Duration,
+    read_book: impl Fn() -> Result<Book>,
+) -> Result<Sample> {
+    let control = &Control::default();
+    let mut watched = Watched::default();
     let (window, book) = thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            pin(plan.send_core)?;
-            send(source, &control)
-        });
-        let receiver = scope.spawn(|| {
-            pin(plan.receive_core)?;
-            receive(sink, &control)
-        });
-        let running = || !sender.is_finished() && !receiver.is_finished();
-        let outcome = observe(&control, plan, (received, napi), running, &read_book);
+        let mut threads = Vec::new();
+        for (flow, (send_core, receive_core)) in flows {
+            let Flow {
+                source,
+                sink,
+                napi,
+                received,
+            } = flow;
+            watched.received.push(received);
+            watched.napi.extend_from_slice(napi);
+            watched.cores.extend([send_core, receive_core]);
+            threads.push(scope.spawn(move || {
+                pin(send_core)?;
+                send(source, control)
+            }));
+            threads.push(scope.spawn(move || {
+                pin(receive_core)?;
+                receive(sink, control)
+            }));
+        }
+        watched.cores.sort_unstable();
+        watched.cores.dedup();
+        watched.threads = threads.len();
+        let running = || threads.iter().all(|thread| !thread.is_finished());
+        let outcome = observe(control, window, &watched, running, &read_book);
         control.end();
         // What a thread says is the cause of what was observed.
-        join(sender)?;
-        join(receiver)?;
+        for thread in threads {
+            join(thread)?;
+        }
         outcome
     })?;
     if window.frames == 0 {
@@ -179,10 +217,22 @@ pub(super) fn measure<S: Source, R: Sink>(
     Ok(window.sample(book))
 }
 
+/// What is read at both ends of the window.
+#[derive(Default)]
+struct Watched<'a> {
+    received: Vec<&'a Received>,
+    /// Kernel threads.
+    napi: Vec<i32>,
+    /// Each once.
+    cores: Vec<usize>,
+    /// How many threads are ours.
+    threads: usize,
+}
+
 fn observe(
     control: &Control,
-    plan: &Plan,
-    (received, napi): (&Received, &[i32]),
+    window: Duration,
+    watched: &Watched<'_>,
     running: impl Fn() -> bool,
     read_book: &impl Fn() -> Result<Book>,
 ) -> Result<(Window, Book)> {
@@ -190,32 +240,32 @@ fn observe(
         what: "measure: a thread ended early".into(),
         detail: String::new(),
     };
-    let threads = [&control.sender, &control.receiver];
     wait::until("the threads", START_WITHIN, SETTLE_INTERVAL, || {
         if !running() {
             return Err(ended());
         }
-        let started = threads.iter().all(|id| id.load(Ordering::Relaxed) != 0);
-        Ok(if started {
+        Ok(if control.threads().len() == watched.threads {
             Look::Done(())
         } else {
             Look::NotYet("not started".into())
         })
     })?;
     wait::pass(WARM_UP)?;
-    let cores = [plan.send_core, plan.receive_core];
     let read = || -> Result<_> {
-        let ours = threads.iter().map(|id| id.load(Ordering::Relaxed));
+        let ours = control.threads().into_iter();
         let threads = ours
-            .chain(napi.iter().copied())
+            .chain(watched.napi.iter().copied())
             .map(cpu::of_thread)
             .sum::<Result<Duration>>()?;
-        let idle = cpu::idle(&cores)?;
-        let (frames, bytes) = (received.frames.value(), received.bytes.value());
+        let idle = cpu::idle(&watched.cores)?;
+        let received = watched.received.iter();
+        let (frames, bytes) = received.fold((0, 0), |(frames, bytes), one| {
+            (frames + one.frames.value(), bytes + one.bytes.value())
+        });
         Ok((Instant::now(), frames, bytes, idle, threads))
     };
     let before = read()?;
-    wait::pass(plan.window)?;
+    wait::pass(window)?;
     let after = read()?;
     if !running() {
         return Err(ended());
@@ -223,7 +273,7 @@ fn observe(
     control.stop_sending.store(true, Ordering::Relaxed);
     let book = settle(read_book)?;
     let elapsed = after.0 - before.0;
-    let wall = elapsed * u32::try_from(cores.len()).unwrap_or(1);
+    let wall = elapsed * u32::try_from(watched.cores.len()).unwrap_or(1);
     let window = Window {
         frames: after.1 - before.1,
         bytes: after.2 - before.2,
@@ -275,7 +325,7 @@ impl Window {
 fn send(mut source: impl Source, control: &Control) -> Result<()> {
     // Sleeps end when they should, and not up to 50 µs later.
     let _ = set_current_timer_slack(NonZeroU64::new(1_000));
-    control.sender.store(thread_id(), Ordering::Relaxed);
+    control.started();
     while !control.stop_sending.load(Ordering::Relaxed) {
         if !source.pass()? {
             thread::sleep(BLOCKED_INTERVAL);
@@ -290,7 +340,7 @@ fn send(mut source: impl Source, control: &Control) -> Result<()> {
 }
 
 fn receive(mut sink: impl Sink, control: &Control) -> Result<()> {
-    control.receiver.store(thread_id(), Ordering::Relaxed);
+    control.started();
     while !control.stop.load(Ordering::Relaxed) {
         if sink.pass()? == 0 {
             let mut fds: Burst<PollFd<'_>> = Burst::new();
@@ -303,10 +353,6 @@ fn receive(mut sink: impl Sink, control: &Control) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn thread_id() -> i32 {
-    gettid().as_raw_nonzero().get()
 }
 
 /// Keeps the calling thread on one core.

@@ -32,25 +32,22 @@ use tipsec_xdp::wire::{ETH_HEADER_LEN, HEADER_LEN, TAG_LEN};
 
 use super::accounting::Book;
 use super::link::{Link, pin_napi};
-use super::measure::{Flow, Plan, Received, Sent, Sink, Source, measure};
+use super::measure::{Flow, Plan, Received, Sent, Sink, Source, measure_all};
 use super::options::{FrameSize, Profile};
 use crate::counts::{DeviceDrops, device_drops};
 use crate::error::{Error, Result};
 use crate::netns::Namespace;
 use crate::results::{Sample, Series};
 use crate::rounds::Contender;
+use crate::seed::Random;
 
 /// EtherType unless configured.
 const ETHERTYPE: u16 = 0x88b5;
-/// The one peer of either end.
-const PEER: PeerIndex = PeerIndex(0);
-/// The one lane.
+/// The lane of frames that no pipeline made.
 const SPI: Spi = match Spi::new(1) {
     Some(spi) => spi,
     None => unreachable!(),
 };
-/// SPIs that the table has room for.
-const SPIS: usize = 16;
 
 /// Bytes before a frame's plaintext on the wire.
 pub(super) const HEADERS_LEN: usize = ETH_HEADER_LEN + HEADER_LEN;
@@ -103,15 +100,26 @@ pub(super) struct Baseline {
 const ACCEPTED: [&str; 4] = ["not_ours", "data", "control", "unknown_master"];
 
 impl<'a> Ends<'a> {
-    /// Attaches the programs, lets the lane's frames through, and puts the
+    /// Attaches the programs, lets one SA's frames through, and puts the
     /// receiver's NAPI where the profile wants it.
     ///
     /// # Errors
     /// [`Error::Failed`], [`Error::Command`].
     pub(super) fn attach(link: &'a Link, receive_core: usize) -> Result<Self> {
+        Self::attach_for(link, receive_core, 1)
+    }
+
+    /// The same for the frames of `sas` SAs.
+    ///
+    /// # Errors
+    /// As [`Self::attach`], and if the program's map has not that many places.
+    pub(super) fn attach_for(link: &'a Link, receive_core: usize, sas: u32) -> Result<Self> {
         let left = link.left.run(|| attach(&link.xdp, 1))?;
         let mut right = link.right.run(|| attach(&link.xdp, 2))?;
-        right.add_spi(SPI).map_err(failed("let the lane through"))?;
+        for sa in 0..sas {
+            let spi = spi_of(sa)?;
+            right.add_spi(spi).map_err(failed("let a lane through"))?;
+        }
         let napi = match link.profile {
             Profile::Inline => Vec::new(),
             Profile::Threaded => {
@@ -127,7 +135,7 @@ impl<'a> Ends<'a> {
         })
     }
 
-    fn bearers(&self, depth: usize) -> Result<(XdpBearer, XdpBearer)> {
+    pub(super) fn bearers(&self, queue: u32, depth: usize) -> Result<(XdpBearer, XdpBearer)> {
         let config = XdpConfig {
             in_flight_max: depth,
             ..XdpConfig::default()
@@ -136,7 +144,7 @@ impl<'a> Ends<'a> {
             let mut end = end.borrow_mut();
             let attachment: &mut Attachment = &mut end;
             namespace.run(|| {
-                XdpBearer::open(attachment, 0, &config).map_err(failed("open an AF_XDP bearer"))
+                XdpBearer::open(attachment, queue, &config).map_err(failed("open an AF_XDP bearer"))
             })
         };
         Ok((
@@ -207,33 +215,35 @@ impl<'a> Ends<'a> {
         })
     }
 
-    /// The book of frames that went from socket to socket: everything that
-    /// can become of them between the two.
+    /// The book of frames that went from socket to socket, or from several to
+    /// several: everything that can become of them between the two.
     ///
     /// # Errors
     /// [`Error::Failed`], [`Error::Command`], [`Error::Io`].
     pub(super) fn book(
         &self,
         baseline: &Baseline,
-        sent: &Sent,
-        received: &Received,
-        statistics: &OwnedFd,
+        sent: &[Sent],
+        received: &[Received],
+        statistics: &[OwnedFd],
     ) -> Result<Book> {
         let mut book = Book {
-            submitted: sent.submitted.value(),
-            delivered: received.frames.value(),
+            submitted: sent.iter().map(|s| s.submitted.value()).sum(),
+            delivered: received.iter().map(|r| r.frames.value()).sum(),
             ..Book::default()
         };
-        book.lose("tx link lost", sent.lost.value());
+        book.lose("tx link lost", sent.iter().map(|s| s.lost.value()).sum());
         for ((name, now), (_, before)) in self.counters()?.iter().zip(&baseline.xdp) {
             if !ACCEPTED.contains(name) {
                 book.lose(format!("xdp {name}"), now.saturating_sub(*before));
             }
         }
-        let socket = XdpStatistics::read(statistics)
-            .map_err(Error::io("read the statistics of an AF_XDP socket"))?;
-        book.lose("xsk rx dropped", socket.rx_dropped);
-        book.lose("xsk rx ring full", socket.rx_ring_full);
+        for socket in statistics {
+            let socket = XdpStatistics::read(socket)
+                .map_err(Error::io("read the statistics of an AF_XDP socket"))?;
+            book.lose("xsk rx dropped", socket.rx_dropped);
+            book.lose("xsk rx ring full", socket.rx_ring_full);
+        }
         let (left, right) = self.drops()?;
         let tx = left.tx.saturating_sub(baseline.left.tx);
         book.lose_beyond("veth tx dropped", tx, &["tx link lost"]);
@@ -249,6 +259,14 @@ impl<'a> Ends<'a> {
     }
 }
 
+/// SPI of the SA with this number, from 0 on.
+fn spi_of(sa: u32) -> Result<Spi> {
+    Spi::from_parts(sa + SPI.value(), 0).ok_or_else(|| Error::Failed {
+        what: "number an SA".into(),
+        detail: format!("{sa} is beyond an SPI"),
+    })
+}
+
 /// The product with cipher `A`.
 pub(super) struct Tipsec<'a, A> {
     ends: &'a Ends<'a>,
@@ -256,13 +274,20 @@ pub(super) struct Tipsec<'a, A> {
     suite: Suite,
     size: FrameSize,
     plan: Plan,
+    /// A queue each, from 0 on: the cores of its sender and its receiver.
+    cores: Vec<(usize, usize)>,
+    /// SAs of each queue, each of a peer of its own; a frame is for any.
+    sas: u16,
+    /// Which frame is for which SA.
+    seed: u64,
     /// Samples taken: each gets keys of its own.
     samples: u64,
     cipher: PhantomData<A>,
 }
 
 impl<'a, A: Aead> Tipsec<'a, A> {
-    /// Takes part under the name and labels of `series`.
+    /// Takes part under the name and labels of `series`, with one SA on one
+    /// queue.
     pub(super) fn new(
         ends: &'a Ends<'a>,
         series: Series,
@@ -276,57 +301,138 @@ impl<'a, A: Aead> Tipsec<'a, A> {
             suite,
             size,
             plan,
+            cores: vec![(plan.send_core, plan.receive_core)],
+            sas: 1,
+            seed: 0,
             samples: 0,
             cipher: PhantomData,
         }
     }
 
-    /// Both copies of the next lane's secret. These keys protect nothing; they
+    /// The same with as many SAs, drawn from frame by frame.
+    #[must_use]
+    pub(super) fn with_sas(self, sas: u16, seed: u64) -> Self {
+        Self { sas, seed, ..self }
+    }
+
+    /// The same on several queues: for each the cores of its sender and its
+    /// receiver.
+    #[must_use]
+    pub(super) fn with_queues(self, cores: Vec<(usize, usize)>) -> Self {
+        Self { cores, ..self }
+    }
+
+    /// The lanes of one queue at both ends. Their keys protect nothing; they
     /// are only never the same.
-    fn secrets(&mut self) -> (LaneSecret, LaneSecret) {
-        self.samples += 1;
-        let mut key = [0x5a; 32];
-        key[..8].copy_from_slice(&self.samples.to_be_bytes());
-        let mut iv = [0xa5; 12];
-        iv[..8].copy_from_slice(&self.samples.to_be_bytes());
-        let secret = LaneSecret::new(self.suite, key, iv);
-        (secret.duplicate(), secret)
+    fn tables(&self, queue: u32) -> Result<(TxTable<A>, RxTable<A>)> {
+        let sas = u32::from(self.sas);
+        let last = spi_of((queue + 1) * sas)?;
+        let (mut tx, mut rx) = (TxTable::new(self.sas.into()), RxTable::new(last.index()));
+        for number in 0..self.sas {
+            let spi = spi_of(queue * sas + u32::from(number))?;
+            let (epoch, lane, peer) = (Epoch(1), LaneIndex(0), PeerIndex(number));
+            let node = NodeId::new(u32::from(number) + 1).ok_or(Error::NotRoot)?;
+            let mut key = [0x5a; 32];
+            key[..8].copy_from_slice(&self.samples.to_be_bytes());
+            key[8..12].copy_from_slice(&spi.value().to_be_bytes());
+            let mut iv = [0xa5; 12];
+            iv[..8].copy_from_slice(&self.samples.to_be_bytes());
+            let secret = LaneSecret::new(self.suite, key, iv);
+            rx.insert(RxLane::new(RxLaneSpec {
+                spi,
+                peer,
+                node,
+                epoch,
+                lane,
+                secret: secret.duplicate(),
+                window: Arc::new(Window::new()),
+                failed_opens_limit: u64::MAX,
+            }))
+            .map_err(failed("install a lane"))?;
+            tx.set_path(peer, Some(self.ends.path()));
+            tx.install(TxLane::new(TxLaneSpec {
+                spi,
+                peer,
+                node,
+                epoch,
+                lane,
+                secret,
+                budget: Budget {
+                    soft: u64::MAX,
+                    hard: u64::MAX,
+                },
+            }))
+            .map_err(failed("install a lane"))?;
+        }
+        Ok((tx, rx))
     }
 
-    fn tx_table(&self, secret: LaneSecret) -> Result<TxTable<A>> {
-        let lane = TxLane::new(TxLaneSpec {
-            spi: SPI,
-            peer: PEER,
-            node: NodeId::new(2).ok_or(Error::NotRoot)?,
-            epoch: Epoch(1),
-            lane: LaneIndex(0),
-            secret,
-            budget: Budget {
-                soft: u64::MAX,
-                hard: u64::MAX,
+    /// One queue's sender and receiver.
+    fn flow<'b>(
+        &'b self,
+        queue: Queue<A>,
+        counts: &'b Counts,
+        sent: &'b Sent,
+        received: &'b Received,
+    ) -> Flow<'b, Sealer<'b, A>, Opener<'b, A>> {
+        let (tx, rx) = queue.tables;
+        let (left, right) = queue.bearers;
+        Flow {
+            source: Sealer {
+                bearer: left,
+                table: tx,
+                counters: &counts.tx,
+                sent,
+                lengths: self.size.pattern().iter().cycle(),
+                peers: self.sas,
+                random: Random::new(self.seed),
+                plain: Burst::new(),
+                sealed: Burst::new(),
             },
-        });
-        let mut table = TxTable::new(1);
-        table.set_path(PEER, Some(self.ends.path()));
-        table.install(lane).map_err(failed("install a lane"))?;
-        Ok(table)
+            sink: Opener {
+                bearer: right,
+                table: rx,
+                encapsulation: self.ends.encapsulation(),
+                counters: &counts.rx,
+                delivered: received,
+                received: Burst::new(),
+                opened: Burst::new(),
+            },
+            napi: &self.ends.napi,
+            received,
+        }
     }
 
-    fn rx_table(secret: LaneSecret) -> Result<RxTable<A>> {
-        let lane = RxLane::new(RxLaneSpec {
-            spi: SPI,
-            peer: PEER,
-            node: NodeId::new(1).ok_or(Error::NotRoot)?,
-            epoch: Epoch(1),
-            lane: LaneIndex(0),
-            secret,
-            window: Arc::new(Window::new()),
-            failed_opens_limit: u64::MAX,
-        });
-        let mut table = RxTable::new(SPIS);
-        table.insert(lane).map_err(failed("install a lane"))?;
-        Ok(table)
+    /// Enters what the pipelines lost.
+    fn enter_drops(&self, counts: &[Counts], book: &mut Book) {
+        let peers = || (0..self.sas).map(PeerIndex);
+        for Counts { tx, rx } in counts {
+            for &reason in TxDrop::ALL {
+                let lost = peers().map(|peer| tx.peer(peer).tx_drops(reason));
+                book.lose(reason.name(), lost.sum());
+            }
+            for &reason in RxDrop::ALL {
+                let lost = peers().map(|peer| rx.peer(peer).rx_drops(reason));
+                book.lose(
+                    reason.name(),
+                    lost.sum::<u64>() + rx.nobody.rx_drops(reason),
+                );
+            }
+        }
     }
+}
+
+/// What the pipelines of one queue count.
+struct Counts {
+    tx: WorkerCounters,
+    rx: WorkerCounters,
+}
+
+/// Everything of one queue that is made before frames flow.
+struct Queue<A: Aead> {
+    tables: (TxTable<A>, RxTable<A>),
+    bearers: (XdpBearer, XdpBearer),
+    cores: (usize, usize),
 }
 
 impl<A: Aead> Contender for Tipsec<'_, A> {
@@ -335,53 +441,35 @@ impl<A: Aead> Contender for Tipsec<'_, A> {
     }
 
     fn sample(&mut self, duration: Duration) -> Result<Sample> {
+        self.samples += 1;
         let ends = self.ends;
-        let (to_seal, to_open) = self.secrets();
-        let (left, right) = ends.bearers(self.plan.depth)?;
-        let statistics = right
-            .statistics_fd()
-            .map_err(Error::io("copy a socket's descriptor"))?;
-        let (tx_counts, rx_counts) = (WorkerCounters::new(1), WorkerCounters::new(1));
-        let (sent, received) = (Sent::default(), Received::default());
+        let (mut queues, mut statistics) = (Vec::new(), Vec::new());
+        let (mut counts, mut sent, mut received) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, &cores) in (0..).zip(&self.cores) {
+            let bearers = ends.bearers(number, self.plan.depth)?;
+            let fd = bearers.1.statistics_fd();
+            statistics.push(fd.map_err(Error::io("copy a socket's descriptor"))?);
+            queues.push(Queue {
+                tables: self.tables(number)?,
+                bearers,
+                cores,
+            });
+            let peers = usize::from(self.sas);
+            let (tx, rx) = (WorkerCounters::new(peers), WorkerCounters::new(peers));
+            counts.push(Counts { tx, rx });
+            sent.push(Sent::default());
+            received.push(Received::default());
+        }
         let baseline = ends.baseline()?;
-        let flow = Flow {
-            source: Sealer {
-                bearer: left,
-                table: self.tx_table(to_seal)?,
-                counters: &tx_counts,
-                sent: &sent,
-                lengths: self.size.pattern().iter().cycle(),
-                plain: Burst::new(),
-                sealed: Burst::new(),
-            },
-            sink: Opener {
-                bearer: right,
-                table: Self::rx_table(to_open)?,
-                encapsulation: ends.encapsulation(),
-                counters: &rx_counts,
-                delivered: &received,
-                received: Burst::new(),
-                opened: Burst::new(),
-            },
-            napi: &ends.napi,
-            received: &received,
-        };
-        let plan = Plan {
-            window: duration,
-            ..self.plan
-        };
-        measure(flow, &plan, || {
+        let ledgers = counts.iter().zip(&sent).zip(&received);
+        let mut flows = Vec::new();
+        for (queue, ((counts, sent), received)) in queues.into_iter().zip(ledgers) {
+            let cores = queue.cores;
+            flows.push((self.flow(queue, counts, sent, received), cores));
+        }
+        measure_all(flows, duration, || {
             let mut book = ends.book(&baseline, &sent, &received, &statistics)?;
-            for &reason in TxDrop::ALL {
-                book.lose(reason.name(), tx_counts.peer(PEER).tx_drops(reason));
-            }
-            for &reason in RxDrop::ALL {
-                let peers = [rx_counts.peer(PEER), &rx_counts.nobody];
-                book.lose(
-                    reason.name(),
-                    peers.map(|p| p.rx_drops(reason)).iter().sum(),
-                );
-            }
+            self.enter_drops(&counts, &mut book);
             Ok(book)
         })
     }
@@ -394,6 +482,9 @@ struct Sealer<'a, A: Aead> {
     counters: &'a WorkerCounters,
     sent: &'a Sent,
     lengths: std::iter::Cycle<std::slice::Iter<'static, usize>>,
+    /// A frame is for any of so many.
+    peers: u16,
+    random: Random,
     plain: Burst<Plain<XdpFrame>>,
     sealed: Burst<Sealed<XdpFrame>>,
 }
@@ -422,7 +513,12 @@ impl<A: Aead> Source for Sealer<'_, A> {
                 *first = Payload::Message.encode();
             }
             let length = self.lengths.next().map_or(0, |length| length - OVERHEAD);
-            self.plain.push(Plain::data(frame, PEER, length));
+            let peer = match self.peers {
+                1 => 0,
+                peers => u16::try_from(self.random.below(peers.into())).unwrap_or(0),
+            };
+            let plain = Plain::data(frame, PeerIndex(peer), length);
+            self.plain.push(plain);
         }
         self.sent.submitted.add(self.plain.len() as u64);
         seal_burst(

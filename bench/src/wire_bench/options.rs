@@ -18,7 +18,7 @@ pub struct Unknown {
 }
 
 /// The one of `all` that has this name.
-fn named<T: Copy>(
+pub(crate) fn named<T: Copy>(
     what: &'static str,
     name: &str,
     all: &[T],
