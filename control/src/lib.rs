@@ -1,5 +1,6 @@
 //! Tipsec's control plane: the key machine, its messages, and the operator's
-//! protocol; behind the feature `daemon`, the shell around it and `tipsecd`.
+//! protocol; behind the feature `daemon`, the shell around it, `tipsecd`, and
+//! `embed` for programs that are a node themselves.
 //!
 //! [`machine`] is pure: it sees no socket, no clock and no RNG.
 
@@ -18,6 +19,8 @@ mod wire;
 
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod embed;
 #[cfg(feature = "daemon")]
 pub mod keyring;
 #[cfg(feature = "daemon")]

@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
@@ -204,6 +205,8 @@ struct Shared {
     events: ArrayQueue<Event>,
     wake_worker: OwnedFd,
     wake_control: OwnedFd,
+    worker_gone: AtomicBool,
+    control_gone: AtomicBool,
 }
 
 /// The control thread's end.
@@ -223,6 +226,8 @@ pub fn channel() -> std::io::Result<(ControlEnd, WorkerEnd)> {
         events: ArrayQueue::new(EVENT_CAPACITY),
         wake_worker: fd()?,
         wake_control: fd()?,
+        worker_gone: AtomicBool::new(false),
+        control_gone: AtomicBool::new(false),
     });
     Ok((ControlEnd(Arc::clone(&shared)), WorkerEnd(shared)))
 }
@@ -252,6 +257,12 @@ impl ControlEnd {
         self.0.events.pop()
     }
 
+    /// Whether the worker's end was dropped: nobody will carry out a command.
+    /// [`Self::wake_fd`] becomes readable when that happens.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.worker_gone.load(Ordering::Acquire)
+    }
+
     /// Readable when events wait.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.0.wake_control.as_fd()
@@ -260,6 +271,20 @@ impl ControlEnd {
     /// Makes [`Self::wake_fd`] wait again; call before draining.
     pub fn clear_wake(&self) {
         clear(&self.0.wake_control);
+    }
+}
+
+impl Drop for ControlEnd {
+    fn drop(&mut self) {
+        self.0.control_gone.store(true, Ordering::Release);
+        wake(&self.0.wake_worker);
+    }
+}
+
+impl Drop for WorkerEnd {
+    fn drop(&mut self) {
+        self.0.worker_gone.store(true, Ordering::Release);
+        wake(&self.0.wake_control);
     }
 }
 
@@ -272,6 +297,12 @@ impl WorkerEnd {
     /// Whether a command waits; cheap enough for every pass.
     pub fn has_commands(&self) -> bool {
         !self.0.commands.is_empty()
+    }
+
+    /// Whether the control thread's end was dropped: no command will come any
+    /// more, not even [`Command::Stop`].
+    pub fn is_orphaned(&self) -> bool {
+        self.0.control_gone.load(Ordering::Acquire)
     }
 
     /// Queues an event without waking anybody: a pass wakes once, by
@@ -326,6 +357,28 @@ mod tests {
         assert_eq!(queued, EVENT_CAPACITY / 2);
         assert!(worker.send(Event::Done { seq: CommandSeq(1) }));
         assert_eq!(control.receive(), Some(reply(0)));
+    }
+
+    #[test]
+    fn dropped_worker_is_noticed() {
+        let (control, worker) = channel().unwrap();
+        assert!(!control.is_abandoned());
+        assert!(worker.send(Event::BearerLost));
+        drop(worker);
+        assert!(control.is_abandoned());
+        assert_eq!(control.receive(), Some(Event::BearerLost), "is still heard");
+        let woken = rustix::io::read(control.wake_fd(), &mut [0u8; 8]);
+        assert_eq!(woken, Ok(8));
+    }
+
+    #[test]
+    fn dropped_control_thread_is_noticed() {
+        let (control, worker) = channel().unwrap();
+        assert!(!worker.is_orphaned());
+        drop(control);
+        assert!(worker.is_orphaned());
+        let woken = rustix::io::read(worker.wake_fd(), &mut [0u8; 8]);
+        assert_eq!(woken, Ok(8));
     }
 
     #[test]

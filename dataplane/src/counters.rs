@@ -62,11 +62,12 @@ reasons! {
         OpenLimit = "rx_open_limit",
         /// Authentic, but its plaintext has no meaning here.
         BadPayload = "rx_bad_payload",
-        /// A message, and nobody takes messages.
+        /// A message, and nobody takes messages, or nobody had taken it when
+        /// its memory went with the device.
         NoReceiver = "rx_no_receiver",
         /// The tap device took no more.
         TapFull = "rx_tap_full",
-        /// The tap device is gone or down.
+        /// The tap device is gone or down, or there is none.
         TapDown = "rx_tap_down",
     }
 }

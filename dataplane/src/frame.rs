@@ -35,6 +35,13 @@ pub const TAP_OFFSET: usize = PAYLOAD_OFFSET + 1 - 12;
 /// payload byte, the inner EtherType and the tag.
 pub const TAP_OVERHEAD: usize = HEADER_LEN + 1 + 2 + TAG_LEN;
 
+/// Where a message lies in a frame's memory: behind the payload byte.
+pub const MESSAGE_OFFSET: usize = PAYLOAD_OFFSET + 1;
+
+/// Bytes that a frame adds to a message: our header, the payload byte and the
+/// tag.
+pub const MESSAGE_OVERHEAD: usize = HEADER_LEN + 1 + TAG_LEN;
+
 /// The header of a data frame; as encoded it is the AAD.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DataHeader {

@@ -6,13 +6,18 @@
 //! plane must know leaves as events. This crate opens no netlink socket and
 //! runs no key exchange.
 //!
-//! Reading order: [`frame`] and [`outer`], [`sa`], [`rx`] and [`tx`], [`worker`].
+//! A program that links this crate sends and receives in frame memory itself,
+//! by an [`endpoint`].
+//!
+//! Reading order: [`frame`] and [`outer`], [`sa`], [`rx`] and [`tx`], [`worker`],
+//! [`endpoint`].
 
 pub mod aead;
 pub mod bearer;
 pub mod burst;
 pub mod command;
 pub mod counters;
+pub mod endpoint;
 pub mod frame;
 pub mod ids;
 pub mod mac;

@@ -25,7 +25,7 @@ pub enum Payload {
     },
     /// A [`Probe`].
     Probe,
-    /// A message for a program; no version of this crate sends one yet.
+    /// A message for a program ([`crate::endpoint`]).
     Message,
 }
 

@@ -68,3 +68,56 @@ pub trait TapPort {
         Ok(())
     }
 }
+
+/// No tap: nothing to read, and whatever is written to it is refused
+/// (`rx_tap_down`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct NoTap;
+
+impl TapPort for NoTap {
+    fn read(&mut self, _: &mut VnetBytes, _: &mut [u8], _: &mut [u8]) -> io::Result<Option<usize>> {
+        Ok(None)
+    }
+
+    fn write(&mut self, _: &VnetBytes, _: &[u8]) -> io::Result<bool> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// A tap that there may be; without one it is [`NoTap`].
+impl<T: TapPort> TapPort for Option<T> {
+    fn read(
+        &mut self,
+        header: &mut VnetBytes,
+        room: &mut [u8],
+        overflow: &mut [u8],
+    ) -> io::Result<Option<usize>> {
+        match self {
+            Some(tap) => tap.read(header, room, overflow),
+            None => NoTap.read(header, room, overflow),
+        }
+    }
+
+    fn write(&mut self, header: &VnetBytes, frame: &[u8]) -> io::Result<bool> {
+        match self {
+            Some(tap) => tap.write(header, frame),
+            None => NoTap.write(header, frame),
+        }
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.as_ref()?.poll_fd()
+    }
+
+    fn detach(&mut self) -> io::Result<u64> {
+        self.as_mut().map_or(Ok(0), T::detach)
+    }
+
+    fn attach(&mut self) -> io::Result<()> {
+        self.as_mut().map_or(Ok(()), T::attach)
+    }
+}

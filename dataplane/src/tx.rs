@@ -66,6 +66,11 @@ impl<F> Plain<F> {
         }
     }
 
+    /// For whom it is.
+    pub fn peer(&self) -> PeerIndex {
+        self.to
+    }
+
     /// Gives the token back, unsealed.
     pub fn into_frame(self) -> F {
         self.frame

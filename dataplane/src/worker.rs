@@ -7,6 +7,9 @@
 //! tap ─ read into frame memory ─► tx pipeline ─► bearer   (ingest)
 //! ```
 //!
+//! A worker runs in a thread of its own, or inside a program that drives it by
+//! an [`crate::endpoint::Endpoint`] and has messages of its own to carry.
+//!
 //! A pass that found nothing to do ends in one `poll`. Nothing here allocates,
 //! locks or logs per frame; a failure is a count. Imports everything of the
 //! pipelines and the traits of bearer and tap, neither's kernel side.
@@ -19,7 +22,7 @@ use crate::aead::Aead;
 use crate::bearer::{Bearer, BearerError, FrameMemory};
 use crate::burst::Burst;
 use crate::command::{Event, WorkerEnd};
-use crate::counters::{TxDrop, WorkerCounters};
+use crate::counters::{RxDrop, TxDrop, WorkerCounters};
 use crate::ids::NodeId;
 use crate::outer::Encapsulation;
 use crate::rx::{Opened, open_burst};
@@ -34,6 +37,7 @@ mod deliver;
 mod group;
 mod ingest;
 mod polling;
+mod program;
 mod sleep;
 #[cfg(feature = "io")]
 mod spawn;
@@ -41,6 +45,7 @@ mod spawn;
 use group::Group;
 use polling::Idle;
 pub use polling::Polling;
+pub(crate) use sleep::LOOK_INTERVAL;
 use sleep::TapRest;
 #[cfg(feature = "io")]
 pub use spawn::{SpawnError, WorkerHandle, spawn};
@@ -83,6 +88,11 @@ pub struct Worker<A: Aead, B: Bearer, T> {
     group: Group,
     received: Burst<B::Frame>,
     opened: Burst<Opened<B::Frame>>,
+    /// Whether there is a program that takes messages.
+    takes_messages: bool,
+    /// Messages for it, the latest first. Nothing is received while there are
+    /// any, so what waits for the program waits in the kernel.
+    messages: Burst<Opened<B::Frame>>,
     /// Probes and data to seal, in this order before anything newer.
     plain: Burst<Plain<B::Frame>>,
     /// Sealed, and not yet taken by the bearer.
@@ -124,6 +134,8 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             channel,
             received: Burst::new(),
             opened: Burst::new(),
+            takes_messages: false,
+            messages: Burst::new(),
             plain: Burst::new(),
             sealed: Burst::new(),
             tell: false,
@@ -160,9 +172,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             return commands;
         }
         let moved = self.move_frames();
-        if std::mem::take(&mut self.tell) {
-            self.channel.wake_control();
-        }
+        self.wake_control();
         if moved {
             self.stalled = 0;
             self.idle.on_frames();
@@ -186,7 +196,9 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         let Some(bearer) = &mut self.bearer else {
             return Ok(false);
         };
-        bearer.receive(&mut self.received)?;
+        if self.messages.is_empty() {
+            bearer.receive(&mut self.received)?;
+        }
         let received = self.received.len();
         if received > 0 {
             self.counters.received_frames.add(received as u64);
@@ -237,13 +249,14 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         );
     }
 
-    /// Offers what is sealed, and what the kernel has left queued, to the bearer.
-    fn transmit(&mut self) -> Result<(), BearerError> {
+    /// Offers what is sealed, and what the kernel has left queued, to the
+    /// bearer; says how many frames that took.
+    fn transmit(&mut self) -> Result<usize, BearerError> {
         let Some(bearer) = &mut self.bearer else {
-            return Ok(());
+            return Ok(0);
         };
         if self.sealed.is_empty() && bearer.unsent() == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let done = bearer.transmit(&mut self.sealed)?;
         self.counters.transmitted_frames.add(done.accepted as u64);
@@ -251,7 +264,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             let nobody = &self.counters.nobody;
             nobody.tx_drop(TxDrop::LinkLost, done.lost as u64);
         }
-        Ok(())
+        Ok(done.accepted)
     }
 
     /// The device is gone: everything that was for it is lost and counted.
@@ -263,8 +276,15 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             let peer = self.counters.peer(sealed.peer());
             peer.tx_drop(TxDrop::LinkLost, 1);
         }
-        // These were not sealed; their memory goes with the bearer.
-        self.plain.clear();
+        // The memory of all these goes with the bearer.
+        for plain in self.plain.drain(..) {
+            let peer = self.counters.peer(plain.peer());
+            peer.tx_drop(TxDrop::LinkLost, 1);
+        }
+        for message in self.messages.drain(..) {
+            let peer = self.counters.peer(message.peer());
+            peer.rx_drop(RxDrop::NoReceiver);
+        }
         self.opened.clear();
         self.received.clear();
         self.group.abandon();
@@ -279,6 +299,13 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             nobody.tx_drop(TxDrop::LinkLost, bearer.unsent() as u64);
         }
         self.emit(Event::BearerLost);
+    }
+
+    /// Tells the control thread of what this pass has queued for it.
+    fn wake_control(&mut self) {
+        if std::mem::take(&mut self.tell) {
+            self.channel.wake_control();
+        }
     }
 
     fn emit(&mut self, event: Event) {

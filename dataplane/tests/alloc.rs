@@ -4,12 +4,13 @@
 #![allow(unsafe_code)] // a global allocator is unsafe by its trait
 
 mod common;
+mod endpoints;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{Cipher, UNBOUNDED, pair, secret};
-use tipsec_dataplane::bearer::memory::Faults;
+use tipsec_dataplane::bearer::memory::{Faults, MemorySizes};
 use tipsec_dataplane::secret::Suite;
 
 thread_local! {
@@ -76,6 +77,35 @@ fn steady_state_allocates_nothing() {
     // The counter counts.
     drop(std::hint::black_box(Box::new(1u8)));
     assert_eq!(ALLOCATIONS.get() - before, 1);
+}
+
+#[test]
+fn messages_of_a_program_allocate_nothing() {
+    let (mut a, mut b) = endpoints::ends(MemorySizes::default());
+    let to = endpoints::node(2);
+    let mut answers = 0;
+    let mut turn = || {
+        for size in 0..60 {
+            let mut frame = a.endpoint.reserve(to).unwrap();
+            frame.payload_mut()[..20 * size].fill(1);
+            frame.commit(20 * size).unwrap();
+        }
+        a.endpoint.flush();
+        b.endpoint.poll().unwrap();
+        b.endpoint.receive(|message| {
+            message.answer().unwrap().commit(8).unwrap();
+        });
+        b.endpoint.flush();
+        a.endpoint.poll().unwrap();
+        answers += a.endpoint.receive(|_| {});
+    };
+    turn();
+    let before = ALLOCATIONS.get();
+    for _ in 0..1000 {
+        turn();
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(answers, 60 * 1001);
 }
 
 #[test]

@@ -75,6 +75,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
     let config = Config::load(&arguments.config)?;
     if arguments.check_config {
+        config.check_for_daemon()?;
         return Ok(ExitCode::SUCCESS);
     }
     start(&config)?.run()?;

@@ -84,6 +84,9 @@ pub struct AdminConfig {
 /// `[tap]`.
 #[derive(Clone, Debug)]
 pub struct TapConfig {
+    /// Whether there is one. `tipsecd` needs it; a program that embeds the node
+    /// may do without.
+    pub enabled: bool,
     /// Name of the device.
     pub name: String,
     /// Its addresses.
@@ -166,7 +169,7 @@ impl Config {
         let node = root.required("node", "this node's id, from 1 to 4294967295")?;
         let node_id = NodeId::new(node.integer(1..=u32::MAX)?)
             .ok_or_else(|| node.error("0 is no node id"))?;
-        let tap = read_tap(&root)?;
+        let tap = read_tap(&root, &mut lines)?;
         let bearers = read_bearers(&root, &tap, &mut lines)?;
         let (provider, suites) = read_crypto(&root)?;
         let link = root.table("link", &["tolerance_ms"])?;
@@ -195,6 +198,19 @@ impl Config {
             file: file.to_owned(),
             lines,
         })
+    }
+
+    /// Checks what `tipsecd` needs beyond a program that embeds the node.
+    ///
+    /// # Errors
+    /// [`ConfigError`], if there is to be no tap.
+    pub fn check_for_daemon(&self) -> Result<(), ConfigError> {
+        if self.tap.enabled {
+            return Ok(());
+        }
+        let message = "tipsecd has nobody to carry frames for without a tap; false is for \
+                       programs that embed the node";
+        Err(self.error_at("tap.enabled", message))
     }
 
     /// An error about a key of this configuration that was found only in use,
@@ -279,9 +295,15 @@ fn read_admin(root: &Table<'_>) -> Result<AdminConfig, ConfigError> {
     })
 }
 
-fn read_tap(root: &Table<'_>) -> Result<TapConfig, ConfigError> {
+fn read_tap(
+    root: &Table<'_>,
+    lines: &mut BTreeMap<String, usize>,
+) -> Result<TapConfig, ConfigError> {
     const EXPECTED: &str = "an array of addresses such as \"10.77.0.1/24\"";
-    let table = root.table("tap", &["name", "addresses"])?;
+    let table = root.table("tap", &["enabled", "name", "addresses"])?;
+    if let Some(field) = table.field("enabled") {
+        lines.insert("tap.enabled".to_owned(), field.line());
+    }
     let mut addresses: Vec<TapAddress> = Vec::new();
     if let Some(field) = table.field("addresses") {
         for entry in field.array(EXPECTED)? {
@@ -294,6 +316,7 @@ fn read_tap(root: &Table<'_>) -> Result<TapConfig, ConfigError> {
         }
     }
     Ok(TapConfig {
+        enabled: or(table.field("enabled"), true, |field| field.boolean())?,
         name: or(table.field("name"), "tipsec0".to_owned(), |field| {
             field.parsed("the device's name", device_name)
         })?,

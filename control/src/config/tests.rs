@@ -36,7 +36,7 @@ fn the_example_is_read_and_shows_the_defaults() {
                 config.admin.socket.clone(),
             ),
             (
-                config.tap.name.clone(),
+                (config.tap.enabled, config.tap.name.clone()),
                 bearer.queues.clone(),
                 bearer.cores.clone(),
                 (bearer.mode, bearer.network),
@@ -123,6 +123,18 @@ fn values_other_than_defaults_are_taken() {
     let ethernet = EncapsulationChoice::Ethernet { ethertype: 0x88B6 };
     assert_eq!(config.bearers[0].encapsulation, ethernet);
     assert_eq!(config.bearers[0].queues, [3]);
+}
+
+#[test]
+fn a_daemon_needs_a_tap_and_a_program_does_not() {
+    assert_eq!(parse(SMALL).check_for_daemon(), Ok(()));
+    let config = parse(&format!("{SMALL}[tap]\nenabled = false\n"));
+    assert!(!config.tap.enabled);
+    let error = config.check_for_daemon().unwrap_err();
+    assert!(
+        error.line.is_some() && error.key == "tap.enabled",
+        "{error}"
+    );
 }
 
 /// Beginning and rest of each expected error.
@@ -365,6 +377,11 @@ fn errors_name_file_line_key_and_what_was_expected() {
             format!("{top}{bearer}[tap]\nname = ''\n"),
             "6: tap.name:",
             "15 bytes",
+        ),
+        (
+            format!("{top}{bearer}[tap]\nenabled = 'no'\n"),
+            "6: tap.enabled:",
+            "true or false",
         ),
         (
             format!("{top}{bearer}[tap]\naddresses = '10.0.0.1/8'\n"),

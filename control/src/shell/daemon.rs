@@ -20,6 +20,10 @@ pub enum DaemonError {
     /// A bug: better to start anew than to go on with half of the workers.
     #[error("a worker thread panicked: {0}")]
     WorkerPanicked(String),
+    /// The program gave one of its endpoints up; without it no key could be
+    /// installed any more.
+    #[error("the program has dropped endpoint {0}")]
+    EndpointDropped(usize),
     /// Waiting for events failed.
     #[error("cannot wait for events: {0}")]
     Poll(io::Error),
@@ -48,7 +52,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon that ends when `signals` (from [`watch_signals`]) is readable.
+    /// A daemon that ends when `signals` is readable or closed at its other end
+    /// (as from [`watch_signals`]).
     pub fn new(node: Node, admin: AdminServer, signals: UnixStream) -> Self {
         Self {
             node,
@@ -76,6 +81,9 @@ impl Daemon {
             admin.process(clock::now().elapsed(), &mut |request| node.answer(request));
             if let Some(text) = self.node.hub.panicked() {
                 break Err(DaemonError::WorkerPanicked(text.to_owned()));
+            }
+            if let Some(number) = self.node.hub.dropped() {
+                break Err(DaemonError::EndpointDropped(number));
             }
         };
         tracing::info!("stopping");

@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use tipsec_dataplane::attach::{Attachment, MapUpdateError};
 use tipsec_dataplane::command::{Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::counters::WorkerCounters;
 use tipsec_dataplane::ids::{LaneIndex, PeerIndex, Spi};
 use tipsec_dataplane::payload::Probe;
 use tipsec_dataplane::worker::WorkerHandle;
@@ -16,25 +18,41 @@ use tipsec_dataplane::worker::WorkerHandle;
 use super::paths::Path;
 use crate::machine::Token;
 
+/// Who makes a worker's passes.
+pub enum Runner {
+    /// A thread of its own.
+    Thread(WorkerHandle),
+    /// A program, by an endpoint with these counters.
+    Program(Arc<WorkerCounters>),
+}
+
 /// One worker as the control thread sees it.
 pub struct WorkerPort {
     /// Commands and events.
     pub channel: ControlEnd,
-    /// Its thread.
-    pub handle: WorkerHandle,
-    /// The core that it is pinned to.
+    /// What it counts.
+    pub counters: Arc<WorkerCounters>,
+    /// Its thread; none if a program drives it.
+    thread: Option<WorkerHandle>,
+    /// The core that it is pinned to, as far as that is known.
     pub core: Option<u32>,
     /// Commands that found no room yet.
     backlog: VecDeque<Command>,
 }
 
 impl WorkerPort {
-    /// A port to a worker that has just been started.
-    pub fn new(channel: ControlEnd, handle: WorkerHandle, core: Option<u32>) -> Self {
+    /// A port to a worker that runs in a thread, or whose endpoint a program
+    /// is about to get.
+    pub fn new(channel: ControlEnd, runner: Runner, core: Option<u32>) -> Self {
+        let (counters, thread) = match runner {
+            Runner::Thread(handle) => (Arc::clone(handle.counters()), Some(handle)),
+            Runner::Program(counters) => (counters, None),
+        };
         Self {
             channel,
-            handle,
-            core,
+            counters,
+            core: core.filter(|_| thread.is_some()),
+            thread,
             backlog: VecDeque::new(),
         }
     }
@@ -300,19 +318,26 @@ impl Hub {
     pub fn panicked(&self) -> Option<&str> {
         self.workers
             .iter()
-            .find_map(|worker| worker.handle.panicked())
+            .find_map(|worker| worker.thread.as_ref()?.panicked())
     }
 
-    /// Stops the workers and waits for them; the XDP programs come off the
-    /// NICs with the hub.
+    /// An endpoint that its program has dropped, by number.
+    pub fn dropped(&self) -> Option<usize> {
+        self.workers
+            .iter()
+            .position(|worker| worker.thread.is_none() && worker.channel.is_abandoned())
+    }
+
+    /// Stops the workers and waits for their threads; the XDP programs come off
+    /// the NICs with the hub. A program's endpoint ends when it is polled next.
     pub fn stop(mut self) {
         for worker in &mut self.workers {
             // Whatever waits in the backlog is void now.
             worker.backlog.clear();
             worker.send(Command::Stop);
         }
-        for worker in self.workers {
-            if let Err(panic) = worker.handle.join() {
+        for thread in self.workers.into_iter().filter_map(|worker| worker.thread) {
+            if let Err(panic) = thread.join() {
                 tracing::error!("{panic}");
             }
         }
@@ -327,7 +352,7 @@ fn duplicate(lane: &RxLaneSpec) -> RxLaneSpec {
         epoch: lane.epoch,
         lane: lane.lane,
         secret: lane.secret.duplicate(),
-        window: std::sync::Arc::clone(&lane.window),
+        window: Arc::clone(&lane.window),
         failed_opens_limit: lane.failed_opens_limit,
     }
 }

@@ -70,7 +70,7 @@ impl Node {
         }
     }
 
-    /// Follows an interface's MTU with its workers' and the tap's.
+    /// Follows an interface's MTU with its workers' and, if there is one, the tap's.
     fn on_mtu(&mut self, ifindex: u32, mtu: u32) {
         let mut workers = Vec::new();
         let mut max = 0;
@@ -88,23 +88,23 @@ impl Node {
         if workers.is_empty() {
             return;
         }
-        let before = self.tap.mtu;
+        let before = self.tap.as_ref().map(|tap| tap.report.mtu);
         let now = tap_mtu(&self.nics);
         // The narrow place closes first and opens last, so that what fits the
         // tap fits the bearer.
-        if now < before {
+        if before.is_some_and(|before| now < before) {
             self.set_tap_mtu(now);
         }
         for (worker, carried) in workers {
             self.hub.set_mtu(worker, carried as usize);
         }
-        if now > before {
+        if before.is_some_and(|before| now > before) {
             self.set_tap_mtu(now);
         }
-        let mut text = format!(
-            "has an MTU of {mtu} bytes now; the tap's is {}",
-            self.tap.mtu
-        );
+        let mut text = format!("has an MTU of {mtu} bytes now");
+        if let Some(tap) = &self.tap {
+            text += &format!("; the tap's is {}", tap.report.mtu);
+        }
         if mtu > max {
             text += &format!(" (of more than {max}, frames make no use until a restart)");
         }
@@ -112,9 +112,12 @@ impl Node {
     }
 
     fn set_tap_mtu(&mut self, mtu: u32) {
-        match self.paths.set_mtu(self.tap_ifindex, mtu) {
-            Ok(()) => self.tap.mtu = mtu,
-            Err(error) => tracing::error!("{error}: the tap keeps its MTU of {}", self.tap.mtu),
+        let Some(tap) = &mut self.tap else { return };
+        match self.paths.set_mtu(tap.ifindex, mtu) {
+            Ok(()) => tap.report.mtu = mtu,
+            Err(error) => {
+                tracing::error!("{error}: the tap keeps its MTU of {}", tap.report.mtu);
+            }
         }
     }
 

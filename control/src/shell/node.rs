@@ -27,14 +27,22 @@ use crate::time::Instant;
 /// Control frames taken from one socket before everything else gets its turn.
 const FRAMES_A_PASS: usize = 64;
 
+/// The tap as the control thread sees it.
+pub struct TapDevice {
+    /// What is told of it; its MTU follows the NICs'.
+    pub report: TapReport,
+    /// Its number in this network namespace.
+    pub ifindex: u32,
+}
+
 /// A node without its loop.
 pub struct Node {
     pub(super) machine: Machine,
     pub(super) hub: Hub,
     pub(super) nics: Vec<Nic>,
     pub(super) paths: Paths,
-    pub(super) tap: TapReport,
-    pub(super) tap_ifindex: u32,
+    /// None if the node is to do without.
+    pub(super) tap: Option<TapDevice>,
     pub(super) started: Instant,
     pub(super) sends_failed: u64,
     pub(super) frames_received: u64,
@@ -52,7 +60,7 @@ impl Node {
         mut machine: Machine,
         hub: Hub,
         (nics, paths): (Vec<Nic>, Paths),
-        (tap, tap_ifindex): (TapReport, u32),
+        tap: Option<TapDevice>,
         keyring: Keyring,
     ) -> Self {
         let now = clock::now();
@@ -68,7 +76,6 @@ impl Node {
             nics,
             paths,
             tap,
-            tap_ifindex,
             started: now,
             sends_failed: 0,
             frames_received: 0,
@@ -282,7 +289,7 @@ impl Node {
         for peer in indexes.collect::<Vec<_>>() {
             let workers = self.hub.workers().iter();
             let opened = workers
-                .map(|w| w.handle.counters().peer(peer).opened_frames.value())
+                .map(|w| w.counters.peer(peer).opened_frames.value())
                 .sum();
             if self
                 .opened

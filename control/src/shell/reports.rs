@@ -88,7 +88,7 @@ impl Node {
                 .flat_map(|nic| &nic.queues)
                 .map(|queue| queue.report.clone())
                 .collect(),
-            tap: Some(self.tap.clone()),
+            tap: self.tap.as_ref().map(|tap| tap.report.clone()),
             workers: self.worker_reports(),
             xdp,
             xsk,
@@ -98,7 +98,7 @@ impl Node {
 
     fn worker_reports(&self) -> Vec<WorkerReport> {
         let report = |worker: &super::hub::WorkerPort| {
-            let counters = worker.handle.counters();
+            let counters = &worker.counters;
             let mut drops = Counts::new();
             add_drops(&mut drops, &counters.nobody);
             for peer in self.peer_indexes() {
@@ -152,7 +152,7 @@ impl Node {
             return report;
         };
         for worker in self.hub.workers() {
-            let counters = worker.handle.counters().peer(index);
+            let counters = worker.counters.peer(index);
             report.sealed_frames += counters.sealed_frames.value();
             report.sealed_bytes += counters.sealed_bytes.value();
             report.opened_frames += counters.opened_frames.value();

@@ -2,6 +2,7 @@
 //! line to change. Whatever was set up before an error is taken down again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use tipsec_dataplane::aead::{Aead, Provider};
@@ -11,17 +12,17 @@ use tipsec_dataplane::command::{self, WorkerEnd};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError, TapQueue};
-use tipsec_dataplane::worker::{self, SpawnError, Worker, WorkerConfig, WorkerHandle};
+use tipsec_dataplane::worker::{self, SpawnError, Worker, WorkerConfig};
 
 use super::admin_server::{AdminServer, AdminServerError};
 use super::clock::{self, OsRandom};
 use super::control_port::ControlPort;
 use super::daemon::{Daemon, watch_signals};
-use super::hub::{Hub, WorkerPort};
+use super::hub::{Hub, Runner, WorkerPort};
 use super::link::{Carrier, Link};
 use super::network::{carried_mtu, mtu_max, tap_mtu};
 use super::nic::{self, Nic, QueuePort};
-use super::node::Node;
+use super::node::{Node, TapDevice};
 use super::packet_socket::PacketSocket;
 use super::paths::Paths;
 use super::routes::{Routes, RoutesError};
@@ -89,12 +90,61 @@ fn refused(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
     move |source| StartError::Kernel { what, source }
 }
 
-/// Sets everything up. The order matters: what shows a second daemon comes
-/// first, what touches the NIC comes after what only reads.
+/// The daemon: each worker has a thread of its own, and signals end it.
 ///
 /// # Errors
 /// [`StartError`]; then nothing is left behind.
 pub fn start(config: &Config) -> Result<Daemon, StartError> {
+    config.check_for_daemon()?;
+    // Whoever ends us from here on finds everything taken down again.
+    let signals = watch_signals().map_err(refused("watch signals"))?;
+    let provider = config.provider;
+    build(config, signals, provider.name(), &mut |worker| {
+        Ok(Runner::Thread(match provider {
+            Provider::Ring => worker.spawn::<tipsec_dataplane::aead::ring::Ring>()?,
+            Provider::AwsLc => worker.spawn::<tipsec_dataplane::aead::aws_lc::AwsLc>()?,
+        }))
+    })
+}
+
+/// A worker that somebody is to run.
+pub(crate) struct NewWorker {
+    /// Its number, which is its lane's.
+    pub(crate) number: u8,
+    /// The core that is configured for it.
+    pub(crate) core: Option<u32>,
+    pub(crate) config: WorkerConfig,
+    pub(crate) channel: WorkerEnd,
+    pub(crate) bearer: XdpBearer,
+    pub(crate) tap: Option<TapQueue>,
+}
+
+impl NewWorker {
+    fn spawn<A: Aead>(self) -> Result<worker::WorkerHandle, SpawnError> {
+        // 15 bytes are shown.
+        let name = format!("tipsec-worker{}", self.number);
+        let core = self.core.map(|core| core as usize);
+        let worker: Worker<A, _, _> = Worker::new(self.config, self.channel, self.bearer, self.tap);
+        worker::spawn(worker, core, &name)
+    }
+}
+
+/// Who runs a worker.
+pub(crate) type Launch<'a> = &'a mut dyn FnMut(NewWorker) -> Result<Runner, SpawnError>;
+
+/// Sets everything up, but for who runs the workers, which is `launch`'s to
+/// say; the daemon ends when `stop` is readable. The order matters: what shows
+/// a second daemon comes first, what touches the NIC comes after what only
+/// reads.
+///
+/// # Errors
+/// [`StartError`]; then nothing is left behind.
+pub(crate) fn build(
+    config: &Config,
+    stop: UnixStream,
+    aead: &str,
+    launch: Launch<'_>,
+) -> Result<Daemon, StartError> {
     check_host(0)?;
     OsRandom::check().map_err(refused("get random bytes"))?;
     let interfaces = check_interfaces(config)?;
@@ -105,8 +155,6 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
     for (at, interface) in interfaces.iter().enumerate() {
         links.push(link(config, at, interface, &mut routes)?);
     }
-    // Whoever ends us from here on finds everything taken down again.
-    let signals = watch_signals().map_err(refused("watch signals"))?;
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
     let keyring = Keyring::open(&config.state_dir)?;
     let master = keyring.load()?;
@@ -123,31 +171,18 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
     }
     for (((wanted, interface), &link), attachment) in bearers().zip(&mut attachments) {
         let bearer = (wanted, interface, link);
-        nics.push(open_nic(config, bearer, attachment, &mut queues)?);
+        nics.push(open_nic(config, bearer, attachment, aead, &mut queues)?);
     }
     let Some(addresses) = nic::addresses(&nics) else {
         return Err(config.error_at("bearer", "one [[bearer]] is needed").into());
     };
-    let tap_config = tap_config(config, tap_mtu(&nics))?;
-    let tap = Tap::create(&tap_config, queues.len())?;
-    let tap_report = TapReport {
-        name: tap.name().to_owned(),
-        mtu: tap_config.mtu.into(),
-        mac: MacAddr::of_tap(config.node).to_string(),
-        addresses: config
-            .tap
-            .addresses
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-    };
-    let tap_ifindex = index_of(tap.name()).map_err(refused("find the tap device"))?;
+    let (taps, tap) = open_tap(config, tap_mtu(&nics), queues.len())?;
     let lanes = queues.iter().map(|queue| queue.network).collect();
     let workers = queues.iter().map(|queue| (queue.network, queue.link));
     let paths = Paths::new(routes, workers.collect());
     let mut ports = Vec::new();
-    for ((number, queue), tap) in (0..).zip(queues).zip(tap.into_queues()) {
-        ports.push(start_worker(config, number, queue, tap)?);
+    for ((number, queue), tap) in (0..).zip(queues).zip(taps) {
+        ports.push(start_worker(config, number, queue, tap, launch)?);
     }
     let hub = Hub::new(ports, attachments);
 
@@ -170,12 +205,11 @@ pub fn start(config: &Config) -> Result<Daemon, StartError> {
         spi_slots: SPI_SLOTS,
     };
     let machine = Machine::new(settings, now, &mut random);
-    let tap = (tap_report, tap_ifindex);
     let mut node = Node::new(machine, hub, (nics, paths), tap, keyring);
     if let Some(master) = master {
         node.use_master(&master);
     }
-    Ok(Daemon::new(node, admin, signals))
+    Ok(Daemon::new(node, admin, stop))
 }
 
 /// What is wrong with an interface is said before anything is touched.
@@ -313,6 +347,7 @@ fn open_nic(
     config: &Config,
     (wanted, interface, link): (&BearerConfig, &Interface, Link),
     attachment: &mut Attachment,
+    aead: &str,
     queues: &mut Vec<Queue>,
 ) -> Result<Nic, StartError> {
     let mtu_max = mtu_max(interface.mtu);
@@ -362,7 +397,7 @@ fn open_nic(
             multi_buffer: bearer.report().multi_buffer,
             busy_poll: bearer.report().busy_poll,
             tx_budget: bearer.report().tx_budget,
-            aead: config.provider.name().to_owned(),
+            aead: aead.to_owned(),
             suite: suite.to_owned(),
         };
         ports.push(QueuePort { statistics, report });
@@ -417,7 +452,8 @@ fn start_worker(
     config: &Config,
     number: u8,
     queue: Queue,
-    tap: TapQueue,
+    tap: Option<TapQueue>,
+    launch: Launch<'_>,
 ) -> Result<WorkerPort, StartError> {
     let worker_config = WorkerConfig {
         node: config.node,
@@ -429,14 +465,15 @@ fn start_worker(
     };
     let (control_end, worker_end) =
         command::channel().map_err(refused("make an eventfd for the worker"))?;
-    let thread = Thread {
-        // 15 bytes are shown.
-        name: format!("tipsec-worker{number}"),
-        core: queue.core.map(|core| core as usize),
-    };
-    let ends = (worker_end, queue.bearer, tap);
-    let handle = spawn(config.provider, worker_config, ends, &thread)?;
-    Ok(WorkerPort::new(control_end, handle, queue.core))
+    let runner = launch(NewWorker {
+        number,
+        core: queue.core,
+        config: worker_config,
+        channel: worker_end,
+        bearer: queue.bearer,
+        tap,
+    })?;
+    Ok(WorkerPort::new(control_end, runner, queue.core))
 }
 
 fn mode(choice: ModeChoice) -> Mode {
@@ -446,6 +483,35 @@ fn mode(choice: ModeChoice) -> Mode {
         ModeChoice::NativeCopy => Mode::NativeCopy,
         ModeChoice::Generic => Mode::Generic,
     }
+}
+
+/// Makes the tap, if there is to be one: as many queues, and what it is.
+fn open_tap(
+    config: &Config,
+    mtu: u32,
+    queues: usize,
+) -> Result<(Vec<Option<TapQueue>>, Option<TapDevice>), StartError> {
+    if !config.tap.enabled {
+        return Ok((std::iter::repeat_with(|| None).take(queues).collect(), None));
+    }
+    let tap_config = tap_config(config, mtu)?;
+    let tap = Tap::create(&tap_config, queues)?;
+    let report = TapReport {
+        name: tap.name().to_owned(),
+        mtu: tap_config.mtu.into(),
+        mac: MacAddr::of_tap(config.node).to_string(),
+        addresses: config
+            .tap
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    };
+    let ifindex = index_of(tap.name()).map_err(refused("find the tap device"))?;
+    Ok((
+        tap.into_queues().into_iter().map(Some).collect(),
+        Some(TapDevice { report, ifindex }),
+    ))
 }
 
 fn tap_config(config: &Config, mtu: u32) -> Result<TapConfig, ConfigError> {
@@ -468,30 +534,4 @@ fn tap_config(config: &Config, mtu: u32) -> Result<TapConfig, ConfigError> {
         }
     }
     Ok(tap)
-}
-
-/// Where a worker runs.
-struct Thread {
-    name: String,
-    core: Option<usize>,
-}
-
-fn spawn(
-    provider: Provider,
-    config: WorkerConfig,
-    ends: (WorkerEnd, XdpBearer, TapQueue),
-    thread: &Thread,
-) -> Result<WorkerHandle, SpawnError> {
-    fn with<A: Aead>(
-        config: WorkerConfig,
-        (channel, bearer, tap): (WorkerEnd, XdpBearer, TapQueue),
-        thread: &Thread,
-    ) -> Result<WorkerHandle, SpawnError> {
-        let worker: Worker<A, XdpBearer, TapQueue> = Worker::new(config, channel, bearer, tap);
-        worker::spawn(worker, thread.core, &thread.name)
-    }
-    match provider {
-        Provider::Ring => with::<tipsec_dataplane::aead::ring::Ring>(config, ends, thread),
-        Provider::AwsLc => with::<tipsec_dataplane::aead::aws_lc::AwsLc>(config, ends, thread),
-    }
 }

@@ -11,6 +11,7 @@ mod admin_abuse;
 mod check;
 mod crash;
 mod device;
+mod endpoint;
 mod identity;
 mod inject;
 mod junk;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -78,6 +78,29 @@ impl Daemon {
     /// Starts a daemon, by way of `wrapper` if that is a command, and returns
     /// at once.
     pub(crate) fn spawn(lab: &Lab, i: usize, text: &str, wrapper: &[&str]) -> Self {
+        let daemon = Path::new(env!("CARGO_BIN_EXE_tipsecd"));
+        Self::spawn_by(lab, i, text, wrapper, daemon, &[])
+    }
+
+    /// Starts another program that is a node, and returns at once.
+    pub(crate) fn spawn_program(
+        lab: &Lab,
+        i: usize,
+        text: &str,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Self {
+        Self::spawn_by(lab, i, text, &[], program, arguments)
+    }
+
+    fn spawn_by(
+        lab: &Lab,
+        i: usize,
+        text: &str,
+        wrapper: &[&str],
+        program: &Path,
+        arguments: &[&str],
+    ) -> Self {
         let file = lab.dir.join(format!("{i}.toml"));
         fs::write(&file, text).unwrap();
         let mut state = fs::DirBuilder::new();
@@ -91,9 +114,10 @@ impl Daemon {
         let child = Command::new("ip")
             .args(["netns", "exec", &lab.node(i)])
             .args(wrapper)
-            .arg(env!("CARGO_BIN_EXE_tipsecd"))
+            .arg(program)
             .arg("--config")
             .arg(&file)
+            .args(arguments)
             .current_dir(&lab.dir)
             .env_remove("TIPSEC_LOG")
             .stdin(Stdio::null())
@@ -136,7 +160,12 @@ impl Daemon {
 
     /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        wait_for("tipsecd ends", PATIENCE, || self.child.try_wait().unwrap())
+        self.wait_for_end(PATIENCE)
+    }
+
+    /// The same with more patience.
+    pub(crate) fn wait_for_end(&mut self, patience: Duration) -> ExitStatus {
+        wait_for("the node ends", patience, || self.child.try_wait().unwrap())
     }
 
     /// Asks on a new connection.

@@ -1,4 +1,4 @@
-//! Where opened frames go: the tap, an answer, an event.
+//! Where opened frames go: the tap, an answer, an event, a program.
 
 use std::io::ErrorKind;
 use std::time::Instant;
@@ -26,8 +26,21 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
                     checksum_pending, ..
                 } => self.deliver_to_tap(frame, checksum_pending, now),
                 Payload::Probe => self.on_probe(frame),
-                Payload::Message => self.refuse(frame, RxDrop::NoReceiver),
+                Payload::Message => self.on_message(frame),
             }
+        }
+        // There were none before, so the first is now the last.
+        self.messages.reverse();
+    }
+
+    /// Keeps a message for the program, if there is one.
+    fn on_message(&mut self, frame: Opened<B::Frame>) {
+        if !self.takes_messages {
+            return self.refuse(frame, RxDrop::NoReceiver);
+        }
+        // A burst was received, so a burst of messages at most; they fit.
+        if let Err(full) = self.messages.try_push(frame) {
+            self.refuse(full.element(), RxDrop::NoReceiver);
         }
     }
 

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Worker;
-use super::polling::Rest;
+use super::polling::{Polling, Rest};
 use crate::aead::Aead;
 use crate::bearer::Bearer;
 use crate::burst::Burst;
 use crate::tap::TapPort;
 
 /// Longest sleep: a deleted device makes no sound, so look this often.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// First sleep while frames are in flight, whose completion no event tells;
 /// doubled while nothing moves.
 const BACKPRESSURE_INTERVAL: Duration = Duration::from_micros(100);
@@ -51,14 +51,31 @@ impl TapRest {
 impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
     /// Waits for something to do.
     pub(super) fn wait(&mut self) {
+        self.wait_at_most(LOOK_INTERVAL);
+    }
+
+    /// The same, but never longer than `limit`.
+    pub(super) fn wait_at_most(&mut self, limit: Duration) {
         // A command that came since the pass began was announced by an eventfd
         // that may be cleared already.
         if self.channel.has_commands() {
             return;
         }
-        match self.idle.on_nothing(self.config.polling, Instant::now) {
+        let rest = self.idle.on_nothing(self.config.polling, Instant::now);
+        self.take(rest, limit);
+    }
+
+    /// One turn of a loop that never sleeps.
+    pub(super) fn spin(&mut self) {
+        let rest = self.idle.on_nothing(Polling::Spin, Instant::now);
+        self.take(rest, Duration::ZERO);
+    }
+
+    fn take(&mut self, rest: Rest, limit: Duration) {
+        match rest {
             Rest::Sleep => {
-                let wait = self.what_to_wait_for();
+                let mut wait = self.what_to_wait_for();
+                wait.timeout = wait.timeout.min(limit);
                 self.sleep(wait);
             }
             Rest::Spin => std::hint::spin_loop(),
@@ -140,7 +157,8 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         }
     }
 
-    fn look_at_bearer(&mut self) {
+    /// Asks whether the device is still there.
+    pub(super) fn look_at_bearer(&mut self) {
         if let Some(bearer) = &mut self.bearer
             && let Err(error) = bearer.check()
         {
@@ -164,7 +182,7 @@ mod tests {
     use crate::outer::Encapsulation;
     use crate::tap::coalesce::{HOLD, Received};
     use crate::tap::vnet::VnetBytes;
-    use crate::worker::{Pass, Polling, WorkerConfig};
+    use crate::worker::{Pass, WorkerConfig};
 
     #[cfg(feature = "crypto-aws-lc")]
     type Cipher = crate::aead::aws_lc::AwsLc;

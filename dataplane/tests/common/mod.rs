@@ -136,14 +136,24 @@ impl<A: Aead> Node<A> {
 
     /// Seals and sends up to `count` messages, their content made by
     /// `fill(index, room)`, which returns a length; says how many it offered.
-    pub fn send(&mut self, count: usize, mut fill: impl FnMut(usize, &mut [u8]) -> usize) -> usize {
+    pub fn send(&mut self, count: usize, fill: impl FnMut(usize, &mut [u8]) -> usize) -> usize {
+        self.send_as(Payload::Message.encode(), count, fill)
+    }
+
+    /// The same with another payload byte.
+    pub fn send_as(
+        &mut self,
+        kind: u8,
+        count: usize,
+        mut fill: impl FnMut(usize, &mut [u8]) -> usize,
+    ) -> usize {
         // Duplicates may have taken the wire's last places from sealed frames.
         let places = 64 - self.sealed.len();
         let count = count.min(places).min(self.bearer.transmit_room());
         for index in 0..count {
             let mut frame = self.bearer.allocate().unwrap();
             let room = &mut self.bearer.room_mut(&mut frame)[PAYLOAD_OFFSET..];
-            room[0] = Payload::Message.encode();
+            room[0] = kind;
             let len = 1 + fill(index, &mut room[1..]);
             self.plain.push(Plain::data(frame, PEER, len));
         }
