@@ -7,7 +7,9 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use tipsec_bench::report::Progress;
 use tipsec_bench::tap_bench::{self, Options};
-use tipsec_bench::{Result, peers, report_html};
+use tipsec_bench::{Result, peers};
+
+use super::output::Files;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -29,12 +31,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PERCENT", default_value_t = 5,
           value_parser = clap::value_parser!(u8).range(2..=100))]
     udp_step: u8,
-    /// Write the results here as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the report here, an HTML page with plots.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
     /// Where tipsecd and tipsec-keyctl are; beside this program unless given.
     #[arg(long, value_name = "DIRECTORY")]
     binaries: Option<PathBuf>,
@@ -47,6 +45,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 fn measure(arguments: &Arguments) -> Result<bool> {
     let progress = Progress::start();
     super::prepare(&progress)?;
+    arguments.files.check()?;
     let beside = || {
         let program = std::env::current_exe().unwrap_or_default();
         program.parent().map(PathBuf::from).unwrap_or_default()
@@ -60,13 +59,5 @@ fn measure(arguments: &Arguments) -> Result<bool> {
         binaries: arguments.binaries.clone().unwrap_or_else(beside),
     };
     let run = tap_bench::run(&options, &progress)?;
-    // Nobody may be listening any more.
-    let _ = run.print(&mut std::io::stdout().lock());
-    if let Some(path) = &arguments.json {
-        run.write(path)?;
-    }
-    if let Some(path) = &arguments.report {
-        report_html::write(std::slice::from_ref(&run), path)?;
-    }
-    Ok(run.unaccounted().next().is_none())
+    arguments.files.tell(&run)
 }

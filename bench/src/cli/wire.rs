@@ -1,17 +1,17 @@
 //! `tipsec-bench wire`.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use tipsec_bench::Result;
 use tipsec_bench::report::Progress;
-use tipsec_bench::results::Run;
 use tipsec_bench::wire_bench::options::{FrameSize, Kind, PROVIDERS, Profile, provider, suite};
 use tipsec_bench::wire_bench::{self, Options};
-use tipsec_bench::{Error, Result, report_html};
 use tipsec_dataplane::aead::Provider;
 use tipsec_dataplane::secret::Suite;
+
+use super::output::Files;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -39,12 +39,8 @@ pub(crate) struct Arguments {
     /// Frames in flight, 1 to 1024; found for each profile unless given.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     depth: Option<u32>,
-    /// Write the results here as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the report here, an HTML page with plots.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 /// A sample's length: long enough for the clock of /proc/stat, and finite.
@@ -71,9 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 fn measure(arguments: &Arguments) -> Result<bool> {
     let progress = Progress::start();
     super::prepare(&progress)?;
-    for file in [&arguments.json, &arguments.report].into_iter().flatten() {
-        check_directory(file)?;
-    }
+    arguments.files.check()?;
     let options = Options {
         sizes: arguments.sizes.clone(),
         profiles: arguments.profiles.clone(),
@@ -85,28 +79,5 @@ fn measure(arguments: &Arguments) -> Result<bool> {
         depth: arguments.depth.map(|depth| depth as usize),
     };
     let run = wire_bench::run(&options, &progress)?;
-    tell(&run, arguments)
-}
-
-/// Says now, and not after the last round, that a file cannot be written.
-pub(super) fn check_directory(file: &Path) -> Result<()> {
-    // A name alone has an empty parent, which is here.
-    let parent = file
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let what = format!("write {}: no such directory", file.display());
-    std::fs::metadata(parent.unwrap_or(Path::new("."))).map_err(Error::io(what))?;
-    Ok(())
-}
-
-fn tell(run: &Run, arguments: &Arguments) -> Result<bool> {
-    // Nobody may be listening any more.
-    let _ = run.print(&mut std::io::stdout().lock());
-    if let Some(path) = &arguments.json {
-        run.write(path)?;
-    }
-    if let Some(path) = &arguments.report {
-        report_html::write(std::slice::from_ref(run), path)?;
-    }
-    Ok(run.unaccounted().next().is_none())
+    arguments.files.tell(&run)
 }
