@@ -8,6 +8,7 @@ use tipsec_bench::{Error, Result, cluster, interrupt, netns};
 
 mod demo;
 mod output;
+mod paced;
 mod pipeline;
 mod report;
 mod scale;
@@ -41,6 +42,12 @@ enum Command {
     Pipeline(pipeline::Arguments),
     /// Measures many SAs, many queues, and a rekey of many peers under load.
     Scale(scale::Arguments),
+    /// Searches for the rates that pass without loss and with little, on a
+    /// schedule that waits for nobody (MLRsearch).
+    Ndr(paced::Arguments),
+    /// Measures how long frames take at 10, 50 and 90 % of the rate that passes
+    /// without loss, from the time when each was due.
+    Latency(paced::Arguments),
     /// Makes one report of several runs.
     Report(report::Arguments),
 }
@@ -54,6 +61,8 @@ impl Cli {
             Command::Tap(arguments) => tap::run(&arguments),
             Command::Pipeline(arguments) => pipeline::run(&arguments),
             Command::Scale(arguments) => scale::run(&arguments),
+            Command::Ndr(arguments) => paced::ndr(&arguments),
+            Command::Latency(arguments) => paced::latency(&arguments),
             Command::Report(arguments) => report::run(&arguments),
         }
     }

@@ -7,11 +7,14 @@
 //! * `demo`: the story that `tipsec-bench demo` tells; `report`: its outcome,
 //!   and progress.
 //! * `wire_bench`, `tap_bench`, `pipeline_bench`, `scale_bench`: the benchmarks
-//!   `tipsec-bench wire`, `tap`, `pipeline`, `scale`; `chunks`, `burst_times`,
-//!   `seed`: what the latter two measure with.
+//!   `tipsec-bench wire`, `tap`, `pipeline`, `scale`, and under
+//!   `wire_bench::paced` those of the same wire on a schedule, `ndr` and
+//!   `latency`; `chunks`, `burst_times`, `seed`: what `pipeline` and `scale`
+//!   measure with.
 //! * `peers`: what Tipsec is compared with, and Tipsec, as tunnels; `pair`: the
 //!   cable that they run on.
 //! * `report_html`: results as a page with plots.
+//! * `mlr`: the search for the highest rate within a loss (pure).
 //! * `rounds`: contenders in interleaved rounds; `results`: what a benchmark
 //!   measured, and its report file; `machine`: where and when.
 //! * `cluster`: daemons on a topology; `daemon`: one of them; `books`: one
@@ -42,6 +45,7 @@ pub mod iperf;
 pub mod keyctl;
 pub mod load;
 pub mod machine;
+pub mod mlr;
 pub mod netns;
 pub mod numbers;
 pub mod pair;

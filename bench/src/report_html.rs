@@ -6,7 +6,8 @@
 //! code than grouped bars are.
 //!
 //! * this file: the page; `sheet`: series sorted into panels, one a plot;
-//! * `plot`: a panel as grouped bars with whiskers; `table`: the same and the
+//! * `plot`: a panel as grouped bars with whiskers; `curve`: a distribution as a
+//!   line; `table`: the same and the
 //!   rest as tables; `markup`: text made safe; `style.css`: all looks.
 
 use std::fs;
@@ -15,6 +16,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::results::Run;
 
+mod curve;
 mod markup;
 mod plot;
 mod sheet;
@@ -63,6 +65,7 @@ fn section(run: &Run) -> String {
     for sheet in sheets(run) {
         html.push_str(&format!("<h3>{}</h3>\n", escape(&sheet.title)));
         html.push_str(&table::legend(&sheet, &legend));
+        html.push_str(&curve::curves(&sheet, &legend));
         for panel in &sheet.panels {
             html.push_str(&format!("<h4>{}</h4>\n", escape(&panel.title())));
             html.push_str(&plot::bars(panel, &legend));

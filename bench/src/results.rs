@@ -34,6 +34,17 @@ pub const MPPS: &str = "delivered";
 /// of all cores it may use, for one delivered frame.
 pub const CPU_NS: &str = "cpu";
 
+/// Names of the metrics that describe a distribution, and the share of it that
+/// lies below each. A series that has them is drawn as a curve.
+pub const PERCENTILES: [(&str, f64); 6] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p99.9", 0.999),
+    ("p99.99", 0.9999),
+    ("max", 1.0),
+];
+
 /// A label of series that must not stand beside the others in a plot, since
 /// they measure something else.
 pub const NOT_COMPARABLE: (&str, &str) = ("comparable", "no");

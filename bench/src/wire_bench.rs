@@ -10,7 +10,9 @@
 //! * `node`: the product (and the null cipher, `null`); `bare`, `udp`: the
 //!   others; `aead_cost`: the cipher alone;
 //! * `depth`: frames in flight; `accounting`: where frames went; `cpu`: what
-//!   they cost; `targets`: what is compared.
+//!   they cost; `targets`: what is compared;
+//! * `paced`: the benchmarks `latency` and `ndr`, which run the same contenders
+//!   on a schedule.
 
 use tipsec_dataplane::aead::Provider;
 use tipsec_dataplane::aead::aws_lc::AwsLc;
@@ -34,6 +36,7 @@ mod measure;
 mod node;
 mod null;
 pub mod options;
+pub mod paced;
 pub(crate) mod scale;
 mod targets;
 mod udp;

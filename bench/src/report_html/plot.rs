@@ -7,14 +7,14 @@ use super::sheet::{Legend, Panel};
 use crate::results::figure;
 
 /// The plot in user units; the browser scales it.
-const WIDTH: f64 = 960.0;
-const HEIGHT: f64 = 300.0;
+pub(super) const WIDTH: f64 = 960.0;
+pub(super) const HEIGHT: f64 = 300.0;
 /// Room for the figures of the axis.
-const LEFT: f64 = 56.0;
-const RIGHT: f64 = 8.0;
-const TOP: f64 = 10.0;
+pub(super) const LEFT: f64 = 56.0;
+pub(super) const RIGHT: f64 = 8.0;
+pub(super) const TOP: f64 = 10.0;
 /// Room for the names of the groups.
-const BOTTOM: f64 = 42.0;
+pub(super) const BOTTOM: f64 = 42.0;
 /// Share of a group's width that stays empty between groups.
 const GAP: f64 = 0.18;
 /// Widest bar.

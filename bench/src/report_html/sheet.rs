@@ -27,6 +27,13 @@ impl Legend {
         Self { names }
     }
 
+    #[cfg(test)]
+    pub(super) fn of_names(names: &[&str]) -> Self {
+        Self {
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
     /// The style of a contender: `c0` to `c9`, over again if there are more.
     pub(super) fn class(&self, contender: &str) -> String {
         let place = self.names.iter().position(|name| name == contender);

@@ -63,20 +63,29 @@ fn message(part: &mut libc::iovec) -> libc::mmsghdr {
     message
 }
 
-/// Sends datagrams of these lengths, all from the start of `payload`, on a
-/// connected socket; waits for room. Says how many the kernel took.
+/// Sends datagrams of these lengths on a connected socket; waits for room. Each
+/// starts `stride` bytes of `payload` behind the one before it: with 0 all are
+/// alike. Says how many the kernel took.
 ///
 /// # Errors
 /// The kernel's, if it took none.
-pub(crate) fn send(socket: &UdpSocket, payload: &[u8], lengths: &[usize]) -> io::Result<usize> {
+pub(crate) fn send(
+    socket: &UdpSocket,
+    payload: &[u8],
+    stride: usize,
+    lengths: &[usize],
+) -> io::Result<usize> {
     let count = c_uint::try_from(lengths.len()).map_or(BATCH_LEN, |count| count.min(BATCH_LEN));
     let mut parts = [libc::iovec {
         iov_base: payload.as_ptr().cast_mut().cast(),
         iov_len: 0,
     }; BATCH];
     let mut messages = [empty_message(); BATCH];
-    for ((part, slot), &length) in parts.iter_mut().zip(&mut messages).zip(lengths) {
-        part.iov_len = length.min(payload.len());
+    let slots = parts.iter_mut().zip(&mut messages);
+    for (place, ((part, slot), &length)) in slots.zip(lengths).enumerate() {
+        let own = payload.get(place * stride..).unwrap_or_default();
+        part.iov_base = own.as_ptr().cast_mut().cast();
+        part.iov_len = length.min(own.len());
         *slot = message(part);
     }
     // SAFETY: `count` headers are initialised; each points to one entry of
@@ -102,14 +111,14 @@ impl Inbox {
         }
     }
 
-    /// Reads what is there without waiting, and tells the length of each.
+    /// Reads what is there without waiting, and shows each.
     ///
     /// # Errors
     /// The kernel's; nothing to read is none.
     pub(crate) fn receive(
         &mut self,
         socket: &UdpSocket,
-        mut each: impl FnMut(usize),
+        mut each: impl FnMut(&[u8]),
     ) -> io::Result<usize> {
         let mut messages = [empty_message(); BATCH];
         let mut parts = [libc::iovec {
@@ -141,8 +150,10 @@ impl Inbox {
                 _ => Err(error),
             };
         };
-        for message in &messages[..count] {
-            each(message.msg_len as usize);
+        let slots = self.memory.chunks_exact(self.slot_bytes);
+        for (message, slot) in messages[..count].iter().zip(slots) {
+            // Never more than the slot, since the true length was not asked for.
+            each(slot.get(..message.msg_len as usize).unwrap_or(slot));
         }
         Ok(count)
     }
@@ -164,25 +175,33 @@ mod tests {
         let (from, to) = pair();
         let mut inbox = Inbox::new(2048);
         assert_eq!(inbox.receive(&to, |_| ()).unwrap(), 0, "nothing yet");
-        assert_eq!(send(&from, &[7; 1000], &[10, 1000, 0, 5000]).unwrap(), 4);
+        assert_eq!(send(&from, &[7; 1000], 0, &[10, 1000, 0, 5000]).unwrap(), 4);
         let mut lengths = Vec::new();
-        assert_eq!(
-            inbox.receive(&to, |length| lengths.push(length)).unwrap(),
-            4
-        );
+        assert_eq!(inbox.receive(&to, |d| lengths.push(d.len())).unwrap(), 4);
         assert_eq!(lengths, [10, 1000, 0, 1000], "never more than there is");
         assert_eq!(inbox.memory[..11], [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0]);
+    }
+
+    #[test]
+    fn datagrams_a_stride_apart_differ() {
+        let (from, to) = pair();
+        let payload = [1, 1, 2, 2, 3];
+        assert_eq!(send(&from, &payload, 2, &[2, 2, 2, 2]).unwrap(), 4);
+        let mut seen = Vec::new();
+        let count = Inbox::new(16).receive(&to, |datagram| seen.push(datagram.to_vec()));
+        assert_eq!(count.unwrap(), 4);
+        assert_eq!(seen, [vec![1, 1], vec![2, 2], vec![3], vec![]]);
     }
 
     #[test]
     fn a_train_is_cut_into_datagrams() {
         let (from, to) = pair();
         segment_at(&from, 100).unwrap();
-        assert_eq!(send(&from, &[7; 1000], &[1000]).unwrap(), 1);
+        assert_eq!(send(&from, &[7; 1000], 0, &[1000]).unwrap(), 1);
         let mut bytes = 0;
-        let count = Inbox::new(2048).receive(&to, |length| {
-            assert_eq!(length, 100);
-            bytes += length;
+        let count = Inbox::new(2048).receive(&to, |datagram| {
+            assert_eq!(datagram.len(), 100);
+            bytes += datagram.len();
         });
         assert_eq!((count.unwrap(), bytes), (10, 1000));
     }

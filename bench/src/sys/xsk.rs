@@ -168,12 +168,32 @@ impl BareSocket {
     /// Takes up to a burst of received frames, gives their chunks back, and
     /// says how many frames and bytes they were.
     pub(crate) fn receive(&mut self) -> (usize, usize) {
+        self.take(|_, descriptors| descriptors.iter().map(|d| d.lengths().data()).sum())
+    }
+
+    /// The same, and shows each frame.
+    pub(crate) fn receive_each(&mut self, mut each: impl FnMut(&[u8])) -> (usize, usize) {
+        self.take(|umem, descriptors| {
+            let mut bytes = 0;
+            for descriptor in descriptors {
+                // SAFETY: the kernel gave this chunk of this UMEM back in the
+                // RX ring; it is in no other ring and on no list before `take`
+                // goes on, so that nobody writes to it.
+                let data = unsafe { umem.data(descriptor) };
+                bytes += data.contents().len();
+                each(data.contents());
+            }
+            bytes
+        })
+    }
+
+    /// Takes up to a burst; `look` says how many bytes it is.
+    fn take(&mut self, look: impl FnOnce(&Umem, &[FrameDesc]) -> usize) -> (usize, usize) {
         let mut descriptors = [FrameDesc::default(); BURST];
-        // SAFETY: the ring's UMEM lives as long as `self`; the frames' bytes
-        // are not looked at.
+        // SAFETY: the ring's UMEM lives as long as `self`.
         let count = unsafe { self.rx.consume(&mut descriptors) };
         let received = &descriptors[..count];
-        let bytes = received.iter().map(|d| d.lengths().data()).sum();
+        let bytes = look(&self.umem, received);
         self.free.extend_from_slice(received);
         self.lent = self.lent.saturating_sub(count);
         if count > 0 {

@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use super::measure::{Flow, Plan, Received, Sent, Sink, Source, measure};
+use super::measure::{Flow, Plan, ReadBook, Received, Sent, Sink, Source, measure};
 use super::node::{Ends, HEADERS_LEN};
 use super::options::FrameSize;
 use crate::error::{Error, Result};
 use crate::netns::Namespace;
 use crate::results::{Sample, Series};
 use crate::rounds::Contender;
-use crate::sys::xsk::{BareSocket, Sizes};
+use crate::sys::xsk::{BURST, BareSocket, Sizes};
+
+mod paced;
 
 /// A closed socket frees its queue some milliseconds later.
 const BUSY_PATIENCE: Duration = Duration::from_secs(3);
@@ -77,12 +79,12 @@ impl<'a> Bare<'a> {
     }
 }
 
-impl Contender for Bare<'_> {
-    fn series(&self) -> Series {
-        self.series.clone()
-    }
-
-    fn sample(&mut self, duration: Duration) -> Result<Sample> {
+impl Bare<'_> {
+    /// Both halves on fresh sockets, and the book of what they do, for `run`.
+    fn with_flow<T>(
+        &mut self,
+        run: impl FnOnce(Flow<'_, Writer<'_>, Reader<'_>>, ReadBook<'_>) -> Result<T>,
+    ) -> Result<T> {
         let ends = self.ends;
         let left = self.open(&ends.link.left)?;
         let right = self.open(&ends.link.right)?;
@@ -108,11 +110,7 @@ impl Contender for Bare<'_> {
             napi: &ends.napi,
             received: &received,
         };
-        let plan = Plan {
-            window: duration,
-            ..self.plan
-        };
-        measure(flow, &plan, || {
+        run(flow, &|| {
             ends.book(
                 &baseline,
                 from_ref(&sent),
@@ -120,6 +118,20 @@ impl Contender for Bare<'_> {
                 from_ref(&statistics),
             )
         })
+    }
+}
+
+impl Contender for Bare<'_> {
+    fn series(&self) -> Series {
+        self.series.clone()
+    }
+
+    fn sample(&mut self, duration: Duration) -> Result<Sample> {
+        let plan = Plan {
+            window: duration,
+            ..self.plan
+        };
+        self.with_flow(|flow, read_book| measure(flow, &plan, read_book))
     }
 }
 
@@ -165,9 +177,11 @@ impl Writer<'_> {
     }
 }
 
-impl Source for Writer<'_> {
-    fn pass(&mut self) -> Result<bool> {
-        let room = self.socket.send_room();
+impl Writer<'_> {
+    /// Sends at most `most` frames; `write` gets what follows the headers of
+    /// each. Says how many went into the ring.
+    fn send(&mut self, most: usize, mut write: impl FnMut(&mut [u8])) -> Result<usize> {
+        let room = self.socket.send_room().min(most);
         let (headers, number) = (&mut self.headers, &mut self.next_number);
         let lengths = &mut self.lengths;
         let length = || lengths.next().copied().unwrap_or(HEADERS_LEN);
@@ -176,11 +190,19 @@ impl Source for Writer<'_> {
             headers[LENGTH_AT..][..2].copy_from_slice(&behind.to_be_bytes());
             headers[NUMBER_AT..].copy_from_slice(&number.to_be_bytes());
             *number += 1;
-            frame[..HEADERS_LEN].copy_from_slice(headers);
+            let (own, message) = frame.split_at_mut(HEADERS_LEN);
+            own.copy_from_slice(headers);
+            write(message);
         });
         self.sent.submitted.add(count as u64);
         self.kick()?;
-        Ok(count > 0)
+        Ok(count)
+    }
+}
+
+impl Source for Writer<'_> {
+    fn pass(&mut self) -> Result<bool> {
+        Ok(self.send(BURST, |_| ())? > 0)
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -29,9 +29,9 @@ const WARM_UP: Duration = Duration::from_millis(50);
 /// The books must balance this long after the last frame was sent.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks at them.
-const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
+pub(super) const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
 /// A receiver looks at least this often whether it is to end.
-const LISTEN: Timespec = Timespec {
+pub(super) const LISTEN: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
 };
@@ -39,7 +39,7 @@ const LISTEN: Timespec = Timespec {
 /// that the other side consumes, is told by no event.
 const BLOCKED_INTERVAL: Duration = Duration::from_micros(20);
 /// Threads run by then.
-const START_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// The sending half of a contender.
 pub(super) trait Source: Send {
@@ -111,6 +111,9 @@ pub(super) struct Flow<'a, S, R> {
     pub(super) received: &'a Received,
 }
 
+/// Reads all counts that a contender's frames can end in.
+pub(super) type ReadBook<'a> = &'a dyn Fn() -> Result<Book>;
+
 /// Tells the threads to end, also when an error ends the observation.
 #[derive(Default)]
 struct Control {
@@ -157,7 +160,7 @@ struct Window {
 pub(super) fn measure<S: Source, R: Sink>(
     flow: Flow<'_, S, R>,
     plan: &Plan,
-    read_book: impl Fn() -> Result<Book>,
+    read_book: ReadBook<'_>,
 ) -> Result<Sample> {
     let cores = (plan.send_core, plan.receive_core);
     measure_all(vec![(flow, cores)], plan.window, read_book)
@@ -171,7 +174,7 @@ pub(super) fn measure<S: Source, R: Sink>(
 pub(super) fn measure_all<S: Source, R: Sink>(
     flows: Vec<(Flow<'_, S, R>, (usize, usize))>,
     window: Duration,
-    read_book: impl Fn() -> Result<Book>,
+    read_book: ReadBook<'_>,
 ) -> Result<Sample> {
     let control = &Control::default();
     let mut watched = Watched::default();
@@ -200,7 +203,7 @@ pub(super) fn measure_all<S: Source, R: Sink>(
         watched.cores.dedup();
         watched.threads = threads.len();
         let running = || threads.iter().all(|thread| !thread.is_finished());
-        let outcome = observe(control, window, &watched, running, &read_book);
+        let outcome = observe(control, window, &watched, running, read_book);
         control.end();
         // What a thread says is the cause of what was observed.
         for thread in threads {
@@ -234,7 +237,7 @@ fn observe(
     window: Duration,
     watched: &Watched<'_>,
     running: impl Fn() -> bool,
-    read_book: &impl Fn() -> Result<Book>,
+    read_book: ReadBook<'_>,
 ) -> Result<(Window, Book)> {
     let ended = || Error::Failed {
         what: "measure: a thread ended early".into(),
@@ -285,7 +288,7 @@ fn observe(
 }
 
 /// Reads the book until it balances, or for as long as is sensible.
-fn settle(read_book: &impl Fn() -> Result<Book>) -> Result<Book> {
+pub(super) fn settle(read_book: ReadBook<'_>) -> Result<Book> {
     let deadline = Instant::now() + SETTLE_WITHIN;
     loop {
         let book = read_book()?;
@@ -365,7 +368,8 @@ pub(super) fn pin(core: usize) -> Result<()> {
     sched_setaffinity(None, &set).map_err(Error::errno(format!("run on core {core}")))
 }
 
-fn join(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+/// What a thread came to; its panic goes on here.
+pub(super) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     match thread.join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),

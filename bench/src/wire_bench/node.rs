@@ -14,7 +14,7 @@ use tipsec_dataplane::aead::Aead;
 use tipsec_dataplane::attach::{Attachment, Interface, MTU_MAX, Mode};
 use tipsec_dataplane::bearer::xdp::{XdpBearer, XdpConfig, XdpFrame, XdpStatistics};
 use tipsec_dataplane::bearer::{Bearer, FrameMemory};
-use tipsec_dataplane::burst::Burst;
+use tipsec_dataplane::burst::{BURST, Burst};
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::counters::{RxDrop, TxDrop, WorkerCounters};
 use tipsec_dataplane::frame::{DataHeader, PAYLOAD_OFFSET};
@@ -32,7 +32,7 @@ use tipsec_xdp::wire::{ETH_HEADER_LEN, HEADER_LEN, TAG_LEN};
 
 use super::accounting::Book;
 use super::link::{Link, pin_napi};
-use super::measure::{Flow, Plan, Received, Sent, Sink, Source, measure_all};
+use super::measure::{Flow, Plan, ReadBook, Received, Sent, Sink, Source, measure_all};
 use super::options::{FrameSize, Profile};
 use crate::counts::{DeviceDrops, device_drops};
 use crate::error::{Error, Result};
@@ -40,6 +40,8 @@ use crate::netns::Namespace;
 use crate::results::{Sample, Series};
 use crate::rounds::Contender;
 use crate::seed::Random;
+
+mod paced;
 
 /// EtherType unless configured.
 const ETHERTYPE: u16 = 0x88b5;
@@ -435,12 +437,16 @@ struct Queue<A: Aead> {
     cores: (usize, usize),
 }
 
-impl<A: Aead> Contender for Tipsec<'_, A> {
-    fn series(&self) -> Series {
-        self.series.clone()
-    }
+/// A flow a queue, with the cores of its sender and its receiver.
+type Flows<'a, A> = Vec<(Flow<'a, Sealer<'a, A>, Opener<'a, A>>, (usize, usize))>;
 
-    fn sample(&mut self, duration: Duration) -> Result<Sample> {
+impl<A: Aead> Tipsec<'_, A> {
+    /// Both halves of each queue on fresh sockets, lanes and keys, and the book
+    /// of what they do, for `run`.
+    fn with_flows<T>(
+        &mut self,
+        run: impl FnOnce(Flows<'_, A>, ReadBook<'_>) -> Result<T>,
+    ) -> Result<T> {
         self.samples += 1;
         let ends = self.ends;
         let (mut queues, mut statistics) = (Vec::new(), Vec::new());
@@ -467,11 +473,21 @@ impl<A: Aead> Contender for Tipsec<'_, A> {
             let cores = queue.cores;
             flows.push((self.flow(queue, counts, sent, received), cores));
         }
-        measure_all(flows, duration, || {
+        run(flows, &|| {
             let mut book = ends.book(&baseline, &sent, &received, &statistics)?;
             self.enter_drops(&counts, &mut book);
             Ok(book)
         })
+    }
+}
+
+impl<A: Aead> Contender for Tipsec<'_, A> {
+    fn series(&self) -> Series {
+        self.series.clone()
+    }
+
+    fn sample(&mut self, duration: Duration) -> Result<Sample> {
+        self.with_flows(|flows, read_book| measure_all(flows, duration, read_book))
     }
 }
 
@@ -500,17 +516,24 @@ impl<A: Aead> Sealer<'_, A> {
     }
 }
 
-impl<A: Aead> Source for Sealer<'_, A> {
-    fn pass(&mut self) -> Result<bool> {
-        let room = self.bearer.transmit_room();
+impl<A: Aead> Sealer<'_, A> {
+    /// Seals and sends at most `most` frames; `write` gets the memory of each
+    /// message, payload byte first. Says how many frames were begun and how
+    /// many the socket took, which may be some of earlier ones.
+    fn send(&mut self, most: usize, mut write: impl FnMut(&mut [u8])) -> Result<(usize, usize)> {
+        let room = self.bearer.transmit_room().min(most);
         for _ in 0..room.min(self.plain.remaining_capacity()) {
             let Some(mut frame) = self.bearer.allocate() else {
                 break;
             };
             // What the message says does not matter: the chunk's former
             // contents go, as a program's would.
-            if let Some(first) = self.bearer.room_mut(&mut frame).get_mut(PAYLOAD_OFFSET) {
-                *first = Payload::Message.encode();
+            let room = self.bearer.room_mut(&mut frame);
+            if let Some(message) = room.get_mut(PAYLOAD_OFFSET..) {
+                if let Some(first) = message.first_mut() {
+                    *first = Payload::Message.encode();
+                }
+                write(message);
             }
             let length = self.lengths.next().map_or(0, |length| length - OVERHEAD);
             let peer = match self.peers {
@@ -520,7 +543,8 @@ impl<A: Aead> Source for Sealer<'_, A> {
             let plain = Plain::data(frame, PeerIndex(peer), length);
             self.plain.push(plain);
         }
-        self.sent.submitted.add(self.plain.len() as u64);
+        let begun = self.plain.len();
+        self.sent.submitted.add(begun as u64);
         seal_burst(
             &mut self.table,
             &mut self.bearer,
@@ -529,7 +553,14 @@ impl<A: Aead> Source for Sealer<'_, A> {
             self.counters,
             |_| (),
         );
-        Ok(self.transmit()? > 0)
+        Ok((begun, self.transmit()?))
+    }
+}
+
+impl<A: Aead> Source for Sealer<'_, A> {
+    fn pass(&mut self) -> Result<bool> {
+        let (_, accepted) = self.send(BURST, |_| ())?;
+        Ok(accepted > 0)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -548,8 +579,13 @@ struct Opener<'a, A: Aead> {
     opened: Burst<Opened<XdpFrame>>,
 }
 
-impl<A: Aead> Sink for Opener<'_, A> {
-    fn pass(&mut self) -> Result<usize> {
+impl<A: Aead> Opener<'_, A> {
+    /// Takes up to a burst and opens it; `look` gets each frame that opened.
+    /// Says how many frames there were, of any fate.
+    fn take(
+        &mut self,
+        mut look: impl FnMut(&mut XdpBearer, &mut Opened<XdpFrame>),
+    ) -> Result<usize> {
         self.bearer
             .receive(&mut self.received)
             .map_err(failed("receive"))?;
@@ -568,13 +604,20 @@ impl<A: Aead> Sink for Opener<'_, A> {
         );
         let frames = self.opened.len() as u64;
         let mut bytes = 0;
-        for opened in self.opened.drain(..) {
+        for mut opened in self.opened.drain(..) {
+            look(&mut self.bearer, &mut opened);
             bytes += opened.plaintext_range().len() + OVERHEAD;
             self.bearer.release(opened.into_frame());
         }
         self.delivered.bytes.add(bytes as u64);
         self.delivered.frames.add(frames);
         Ok(count)
+    }
+}
+
+impl<A: Aead> Sink for Opener<'_, A> {
+    fn pass(&mut self) -> Result<usize> {
+        self.take(|_, _| ())
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -15,13 +15,15 @@ use std::time::Duration;
 
 use super::accounting::Book;
 use super::link::{LEFT_ADDRESS, Link, RIGHT_ADDRESS, pin_napi};
-use super::measure::{Flow, Plan, Received, Sent, Sink, Source, measure};
+use super::measure::{Flow, Plan, ReadBook, Received, Sent, Sink, Source, measure};
 use super::options::{FrameSize, Profile};
 use crate::counts::{DeviceDrops, device_drops};
 use crate::error::{Error, Result};
 use crate::results::{Sample, Series};
 use crate::rounds::Contender;
 use crate::sys::mmsg::{self, BATCH, Inbox};
+
+mod paced;
 
 /// Ethernet, IPv4 and UDP headers.
 const HEADERS_LEN: usize = 14 + 20 + 8;
@@ -155,12 +157,12 @@ fn parse_udp(snmp: &str) -> Option<BTreeMap<String, u64>> {
     Some(names.zip(values?).collect())
 }
 
-impl Contender for Udp<'_> {
-    fn series(&self) -> Series {
-        self.series.clone()
-    }
-
-    fn sample(&mut self, duration: Duration) -> Result<Sample> {
+impl Udp<'_> {
+    /// Both halves on fresh sockets, and the book of what they do, for `run`.
+    fn with_flow<T>(
+        &mut self,
+        run: impl FnOnce(Flow<'_, Sender<'_>, Receiver<'_>>, ReadBook<'_>) -> Result<T>,
+    ) -> Result<T> {
         let (from, to) = self.sockets()?;
         let (sent, received) = (Sent::default(), Received::default());
         let napi = match self.link.profile {
@@ -169,6 +171,7 @@ impl Contender for Udp<'_> {
         };
         let before = self.baseline()?;
         let payload_of = |frame: &usize| (frame - HEADERS_LEN) * self.segments;
+        let stride = payload_of(&self.size.longest());
         let cycle = self.size.pattern().iter().cycle();
         let flow = Flow {
             source: Sender {
@@ -181,7 +184,8 @@ impl Contender for Udp<'_> {
                     .collect(),
                 period: self.size.pattern().len(),
                 next: 0,
-                payload: vec![0x5a; payload_of(&self.size.longest())].into(),
+                payload: vec![0x5a; stride * if self.segments > 1 { 1 } else { BATCH }].into(),
+                stride,
                 datagrams: self.segments as u64,
                 sent: &sent,
             },
@@ -199,11 +203,21 @@ impl Contender for Udp<'_> {
             napi: &napi,
             received: &received,
         };
+        run(flow, &|| self.book(&before, &sent, &received))
+    }
+}
+
+impl Contender for Udp<'_> {
+    fn series(&self) -> Series {
+        self.series.clone()
+    }
+
+    fn sample(&mut self, duration: Duration) -> Result<Sample> {
         let plan = Plan {
             window: duration,
             ..self.plan
         };
-        measure(flow, &plan, || self.book(&before, &sent, &received))
+        self.with_flow(|flow, read_book| measure(flow, &plan, read_book))
     }
 }
 
@@ -213,7 +227,10 @@ struct Sender<'a> {
     lengths: Vec<usize>,
     period: usize,
     next: usize,
+    /// Room for each datagram of a batch, or for one train.
     payload: Box<[u8]>,
+    /// Bytes of that room for one of them.
+    stride: usize,
     datagrams: u64,
     sent: &'a Sent,
 }
@@ -221,7 +238,7 @@ struct Sender<'a> {
 impl Source for Sender<'_> {
     fn pass(&mut self) -> Result<bool> {
         let batch = &self.lengths[self.next..][..BATCH];
-        let taken = mmsg::send(&self.socket, &self.payload, batch).map_err(Error::io("send"))?;
+        let taken = mmsg::send(&self.socket, &self.payload, 0, batch).map_err(Error::io("send"))?;
         self.next = (self.next + taken) % self.period;
         self.sent.submitted.add(taken as u64 * self.datagrams);
         Ok(taken > 0)
@@ -245,7 +262,8 @@ impl Sink for Receiver<'_> {
     fn pass(&mut self) -> Result<usize> {
         let (mut frames, mut bytes) = (0, 0);
         let (trains, datagram) = (self.trains, self.datagram);
-        let count = self.inbox.receive(&self.socket, |length| {
+        let count = self.inbox.receive(&self.socket, |buffer| {
+            let length = buffer.len();
             let datagrams = if trains { length / datagram } else { 1 };
             frames += datagrams;
             bytes += length + datagrams * HEADERS_LEN;
