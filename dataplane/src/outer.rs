@@ -135,46 +135,44 @@ impl Encapsulation {
         }
     }
 
-    /// Whether a frame with this outer header, [`Self::outer_len`] bytes, is a
-    /// Tipsec frame that another station sent to this bearer's own address.
+    /// What follows the outer header, if the frame is a Tipsec frame that
+    /// another station sent to this bearer's own address.
     #[inline]
-    pub fn is_for_us(&self, outer: &[u8]) -> bool {
-        let Some((link, rest)) = outer.split_first_chunk::<ETH_HEADER_LEN>() else {
-            return false;
-        };
+    pub fn inner<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
+        let (link, rest) = frame.split_first_chunk::<ETH_HEADER_LEN>()?;
         // Two loads that overlap instead of fourteen: this runs for every frame.
-        let (Some(first), Some(last)) = (link.first_chunk(), link.last_chunk()) else {
-            return false;
-        };
-        let destination = u64::from_be_bytes(*first) >> 16;
-        let source_and_type = u64::from_be_bytes(*last);
+        let destination = u64::from_be_bytes(*link.first_chunk()?) >> 16;
+        let source_and_type = u64::from_be_bytes(*link.last_chunk()?);
         let addressed = destination == self.own
             && source_and_type >> 16 != self.own
             && source_and_type & GROUP_SOURCE == 0;
+        if !addressed {
+            return None;
+        }
         #[allow(clippy::cast_possible_truncation)] // the last two bytes
         let ethertype = source_and_type as u16;
-        if let (Carrier::Ethernet { ethertype: ours }, None) = (self.carrier, self.vlan) {
-            return addressed && ethertype == ours;
+        match (self.carrier, self.vlan) {
+            (Carrier::Ethernet { ethertype: ours }, None) => (ethertype == ours).then_some(rest),
+            _ => self.carried(ethertype, rest),
         }
-        addressed && self.is_carried(ethertype, rest)
     }
 
-    /// The part of [`Self::is_for_us`] behind the Ethernet header.
-    fn is_carried(&self, ethertype: u16, rest: &[u8]) -> bool {
+    /// The part of [`Self::inner`] behind the Ethernet header, for all but plain
+    /// Ethernet; by itself, or it would keep the short part from being inlined.
+    #[inline(never)]
+    fn carried<'a>(&self, ethertype: u16, rest: &'a [u8]) -> Option<&'a [u8]> {
         let (ethertype, rest) = match self.vlan {
             None => (ethertype, rest),
             Some(vlan) => {
-                let Some((&[i0, i1, t0, t1], rest)) = rest.split_first_chunk() else {
-                    return false;
-                };
+                let (&[i0, i1, t0, t1], rest) = rest.split_first_chunk()?;
                 let id = u16::from_be_bytes([i0, i1]) & VLAN_ID_MASK;
                 if ethertype != VLAN_TPID || id != vlan.value() {
-                    return false;
+                    return None;
                 }
                 (u16::from_be_bytes([t0, t1]), rest)
             }
         };
-        match self.carrier {
+        let ours = match self.carrier {
             Carrier::Ethernet { ethertype: ours } => ethertype == ours,
             Carrier::Udp4 { address, port } => {
                 ethertype == ETHERTYPE_IPV4 && is_udp4(rest, address, port)
@@ -182,7 +180,8 @@ impl Encapsulation {
             Carrier::Udp6 { address, port } => {
                 ethertype == ETHERTYPE_IPV6 && is_udp6(rest, address, port)
             }
-        }
+        };
+        rest.get(self.overhead()..).filter(|_| ours)
     }
 }
 
@@ -326,11 +325,22 @@ impl OuterHeader {
 
     /// Writes the header for a frame of which `inner_len` bytes follow (Tipsec
     /// header to tag): the last [`Self::len`] bytes of `place` become it, those
-    /// before are overwritten too. A length that IP cannot say is cut: the
+    /// before may be overwritten too. A length that IP cannot say is cut: the
     /// frame is dropped where it arrives.
     #[inline]
     pub fn write(&self, place: &mut [u8; OUTER_LEN_MAX], inner_len: usize) {
-        // Of constant length: a few moves, whatever the header.
+        // Of constant length: a few moves, whatever the header. The shortest
+        // one by itself, so as not to touch a cache line that only frames with
+        // longer ones have.
+        if self.len() == ETH_HEADER_LEN
+            && let (Some(place), Some(bytes)) = (
+                place.last_chunk_mut::<ETH_HEADER_LEN>(),
+                self.bytes.last_chunk(),
+            )
+        {
+            *place = *bytes;
+            return;
+        }
         *place = self.bytes;
         #[allow(clippy::cast_possible_truncation)]
         let udp_len = (inner_len + UDP_HEADER_LEN) as u16;
@@ -453,10 +463,10 @@ mod tests {
             assert_eq!(outer.len(), encapsulation.outer_len());
             for (other, (wrong, _)) in all().iter().enumerate() {
                 let Some(bytes) = outer.get(..wrong.outer_len()) else {
-                    assert!(!wrong.is_for_us(outer));
+                    assert!(wrong.inner(outer).is_none());
                     continue;
                 };
-                assert_eq!(wrong.is_for_us(bytes), at == other, "{at} {other}");
+                assert_eq!(wrong.inner(bytes).is_some(), at == other, "{at} {other}");
             }
         }
     }
@@ -484,7 +494,7 @@ mod tests {
                     _ => !matches!(at - link, 0 | 6 | 7 | 9 | 16..=19 | 22 | 23),
                 };
                 assert_eq!(
-                    encapsulation.is_for_us(&changed),
+                    encapsulation.inner(&changed).is_some(),
                     free,
                     "{encapsulation:?} {at}"
                 );
@@ -497,11 +507,11 @@ mod tests {
         for (encapsulation, outer) in all() {
             let mut reflected = outer.clone();
             reflected[6..12].copy_from_slice(&OWN.0);
-            assert!(!encapsulation.is_for_us(&reflected));
+            assert!(encapsulation.inner(&reflected).is_none());
             let mut group = outer.clone();
             group[6] |= 1;
-            assert!(!encapsulation.is_for_us(&group));
-            assert!(!encapsulation.is_for_us(&outer[..outer.len() - 5]));
+            assert!(encapsulation.inner(&group).is_none());
+            assert!(encapsulation.inner(&outer[..outer.len() - 5]).is_none());
         }
     }
 

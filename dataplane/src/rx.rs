@@ -115,44 +115,28 @@ impl<F> Opened<F> {
     }
 }
 
-/// Why a frame stops, and whose it is if that is known.
-#[derive(Clone, Copy)]
-struct Refusal {
-    peer: Option<PeerIndex>,
-    reason: RxDrop,
-}
-
-impl Refusal {
-    fn of_nobody(reason: RxDrop) -> Self {
-        Self { peer: None, reason }
-    }
-
-    fn of(peer: PeerIndex, reason: RxDrop) -> Self {
-        Self {
-            peer: Some(peer),
-            reason,
-        }
-    }
-
-    #[cold]
-    fn count(self, counters: &WorkerCounters) {
-        match self.peer {
-            Some(peer) => counters.peer(peer).rx_drop(self.reason),
-            None => counters.nobody.rx_drop(self.reason),
-        }
-    }
-}
-
 /// A frame that nothing speaks against so far: small, so that a burst of them
-/// stays in the first cache.
-#[derive(Clone, Copy)]
+/// stays in the first cache, and with all that is left to say once its lane has
+/// opened it, so that no later pass looks the lane up for every frame again.
 struct Admitted {
     header: DataHeader,
+    /// The lane's, once it is found.
+    node: NodeId,
+    peer: PeerIndex,
     /// The payload byte, once it is open.
     payload: u8,
 }
 
-type Candidate = Result<Admitted, Refusal>;
+impl Admitted {
+    /// Bytes of the plaintext.
+    #[inline]
+    fn len(&self) -> u16 {
+        // A header's length exceeds a tag's.
+        #[allow(clippy::cast_possible_truncation)]
+        let tag = TAG_LEN as u16;
+        self.header.length - tag
+    }
+}
 
 /// Opens received frames from the front of `received` as long as `opened` has
 /// room; what does not fit stays in `received`. `events` gets
@@ -172,63 +156,83 @@ pub fn open_burst<A: Aead, M: FrameMemory>(
 
     let outer_len = encapsulation.outer_len();
 
-    // Headers. Touches each frame's first line once, and asks for its lane's.
-    let mut burst: Burst<Candidate> = Burst::new();
+    // Each pass counts what it refuses and leaves `None` in its place. Values
+    // are written where they stay: what goes through memory in one piece right
+    // after it was written in several keeps the processor waiting.
+
+    // Headers. Touches each frame's first line once, and asks for its lane's,
+    // unless a neighbour just did: asking costs as much again as needing it.
+    let mut headers: Burst<Option<DataHeader>> = Burst::new();
+    let mut asked = None;
     for frame in &mut received[..count] {
-        let header = read_header(encapsulation, memory, frame);
-        if let Ok(header) = &header {
-            table.prefetch(header.spi);
+        match read_header(encapsulation, memory, frame) {
+            Ok(header) => {
+                if asked.replace(header.spi) != Some(header.spi) {
+                    table.prefetch(header.spi);
+                }
+                headers.push(Some(header));
+            }
+            Err(reason) => {
+                counters.nobody.rx_drop(reason);
+                headers.push(None);
+            }
         }
-        let admitted = |header| Admitted { header, payload: 0 };
-        burst.push(header.map(admitted).map_err(Refusal::of_nobody));
     }
 
     // Lookups side by side, so that their cache misses overlap, and the replay
     // check, which spares an attacker's copies the cipher.
-    for candidate in &mut burst {
-        if let Ok(frame) = candidate
-            && let Err(refusal) = admit(table, &frame.header, counters)
-        {
-            *candidate = Err(refusal);
+    let mut burst: Burst<Option<Admitted>> = Burst::new();
+    let mut asked = None;
+    for header in headers {
+        let first = |spi| asked.replace(spi) != Some(spi);
+        match header.and_then(|header| admit(table, header, first, counters)) {
+            Some(admitted) => burst.push(Some(admitted)),
+            None => burst.push(None),
         }
     }
 
     // The cipher.
     for (frame, candidate) in received.iter_mut().zip(&mut burst) {
-        if let Ok(admitted) = candidate {
+        if let Some(admitted) = candidate {
             let bytes = memory.segment_mut(frame, 0);
             match open_one(table, bytes, outer_len, &admitted.header, &mut events) {
                 Ok(payload) => admitted.payload = payload,
-                Err(refusal) => *candidate = Err(refusal),
+                Err(reason) => {
+                    counters.peer(admitted.peer).rx_drop(reason);
+                    *candidate = None;
+                }
             }
         }
     }
 
-    commit(table, &mut burst);
+    commit(table, &mut burst, counters, &mut events);
 
     #[allow(clippy::cast_possible_truncation)] // at most 66 + 16
     let start = (outer_len + HEADER_LEN) as u16;
     for (frame, candidate) in received.drain(..count).zip(&burst) {
-        match candidate.and_then(|admitted| account(table, &admitted, counters, &mut events)) {
-            Ok(seen) => opened.push(Opened {
-                frame,
-                node: seen.node,
-                spi: seen.spi,
-                peer: seen.peer,
-                start,
-                len: seen.len,
-                payload: seen.payload,
-            }),
-            Err(refusal) => {
-                refusal.count(counters);
-                memory.release(frame);
-            }
-        }
+        let Some(admitted) = candidate else {
+            memory.release(frame);
+            continue;
+        };
+        let Some(payload) = Payload::decode(admitted.payload) else {
+            counters.peer(admitted.peer).rx_drop(RxDrop::BadPayload);
+            memory.release(frame);
+            continue;
+        };
+        opened.push(Opened {
+            frame,
+            node: admitted.node,
+            spi: admitted.header.spi,
+            peer: admitted.peer,
+            start,
+            len: admitted.len(),
+            payload,
+        });
     }
 }
 
 /// Checks everything that needs no key.
-#[inline]
+#[inline(always)]
 fn read_header<M: FrameMemory>(
     encapsulation: &Encapsulation,
     memory: &mut M,
@@ -237,33 +241,41 @@ fn read_header<M: FrameMemory>(
     if frame.segments() != 1 {
         return Err(RxDrop::Fragmented);
     }
-    let bytes = memory.segment_mut(frame, 0);
-    let (outer, rest) = bytes
-        .split_at_checked(encapsulation.outer_len())
-        .ok_or(RxDrop::Malformed)?;
-    if !encapsulation.is_for_us(outer) {
-        return Err(RxDrop::Malformed);
-    }
-    let (bytes, rest) = rest
-        .split_first_chunk::<HEADER_LEN>()
-        .ok_or(RxDrop::Malformed)?;
-    DataHeader::decode(bytes, rest.len()).ok_or(RxDrop::Malformed)
+    encapsulation
+        .inner(memory.segment_mut(frame, 0))
+        .and_then(|inner| inner.split_first_chunk())
+        .and_then(|(header, rest)| DataHeader::decode(header, rest.len()))
+        .ok_or(RxDrop::Malformed)
 }
 
-/// Finds the lane and asks its window.
-#[inline]
+/// Finds the lane and asks its window; for the `first` of several frames of one
+/// lane it also asks for what opening takes. Counts what it refuses.
+#[inline(always)]
 fn admit<A: Aead>(
     table: &RxTable<A>,
-    header: &DataHeader,
+    header: DataHeader,
+    first: impl FnOnce(Spi) -> bool,
     counters: &WorkerCounters,
-) -> Result<(), Refusal> {
-    let lane = table
-        .lane(header.spi)
-        .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
-    lane.prefetch();
-    counters.prefetch(lane.peer());
-    lane.check(header.packet_number)
-        .map_err(|refused| Refusal::of(lane.peer(), refused.into()))
+) -> Option<Admitted> {
+    let Some(lane) = table.lane(header.spi) else {
+        counters.nobody.rx_drop(RxDrop::UnknownSpi);
+        return None;
+    };
+    let peer = lane.peer();
+    if first(header.spi) {
+        lane.prefetch();
+        counters.prefetch(peer);
+    }
+    if let Err(refused) = lane.check(header.packet_number) {
+        counters.peer(peer).rx_drop(refused.into());
+        return None;
+    }
+    Some(Admitted {
+        header,
+        node: lane.node(),
+        peer,
+        payload: 0,
+    })
 }
 
 /// Decrypts one frame in place, of which `outer_len` bytes are the outer
@@ -275,29 +287,23 @@ fn open_one<A: Aead>(
     outer_len: usize,
     header: &DataHeader,
     events: &mut impl FnMut(Event),
-) -> Result<u8, Refusal> {
-    let lane = table
-        .lane_mut(header.spi)
-        .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
-    let peer = lane.peer();
+) -> Result<u8, RxDrop> {
+    let lane = table.lane_mut(header.spi).ok_or(RxDrop::UnknownSpi)?;
     let (aad, sealed) = bytes
         .get_mut(outer_len..)
         .and_then(|bytes| bytes.split_first_chunk_mut::<HEADER_LEN>())
         .and_then(|(aad, rest)| Some((aad, rest.get_mut(..usize::from(header.length))?)))
-        .ok_or(Refusal::of(peer, RxDrop::Malformed))?;
+        .ok_or(RxDrop::Malformed)?;
     let result = lane.open(aad, header.packet_number, sealed);
     if result.is_err() && lane.limit_reached() {
         events(Event::OpenLimit {
-            peer,
+            peer: lane.peer(),
             spi: header.spi,
         });
     }
-    result.map_err(|refused| Refusal::of(peer, refused.into()))?;
+    result?;
     // A header's length exceeds a tag's, so there is one.
-    sealed
-        .first()
-        .copied()
-        .ok_or(Refusal::of(peer, RxDrop::Malformed))
+    sealed.first().copied().ok_or(RxDrop::Malformed)
 }
 
 /// Numbers of one lane and block that are committed together.
@@ -305,107 +311,89 @@ struct Run {
     spi: Spi,
     block: Block,
     mask: u32,
+    /// Plaintext bytes of their frames.
+    bytes: u64,
     /// Its first frame's place in the burst.
     first: usize,
 }
 
 /// Marks the numbers of all frames that opened, neighbours of one block at
-/// once. Two copies of one frame in a burst both come this far; the second
-/// loses here.
+/// once, and counts them. Two copies of one frame in a burst both come this
+/// far; the second loses here.
 #[inline]
-fn commit<A: Aead>(table: &mut RxTable<A>, burst: &mut Burst<Candidate>) {
+fn commit<A: Aead>(
+    table: &mut RxTable<A>,
+    burst: &mut Burst<Option<Admitted>>,
+    counters: &WorkerCounters,
+    events: &mut impl FnMut(Event),
+) {
     let mut run: Option<Run> = None;
     for at in 0..burst.len() {
-        let Ok(Admitted { header, .. }) = &burst[at] else {
+        let Some(admitted) = &burst[at] else {
             continue;
         };
         // A number out of range was refused by the check.
-        let Some((block, bit)) = Block::of(header.packet_number) else {
+        let Some((block, bit)) = Block::of(admitted.header.packet_number) else {
             continue;
         };
-        let spi = header.spi;
+        let (spi, bytes) = (admitted.header.spi, u64::from(admitted.len()));
         match &mut run {
             Some(run) if run.spi == spi && run.block == block && run.mask & bit == 0 => {
                 run.mask |= bit;
+                run.bytes += bytes;
             }
             _ => {
                 let next = Run {
                     spi,
                     block,
                     mask: bit,
+                    bytes,
                     first: at,
                 };
                 if let Some(run) = run.replace(next) {
-                    commit_run(table, &mut burst[..at], &run);
+                    commit_run(table, &mut burst[..at], run, counters, events);
                 }
             }
         }
     }
     if let Some(run) = run {
-        commit_run(table, burst, &run);
+        commit_run(table, burst, run, counters, events);
     }
 }
 
 /// Commits a run, and refuses those of its frames that came before: `burst`
 /// ends with its last frame.
-#[inline]
-fn commit_run<A: Aead>(table: &mut RxTable<A>, burst: &mut [Candidate], run: &Run) {
+fn commit_run<A: Aead>(
+    table: &mut RxTable<A>,
+    burst: &mut [Option<Admitted>],
+    mut run: Run,
+    counters: &WorkerCounters,
+    events: &mut impl FnMut(Event),
+) {
     let Some(lane) = table.lane_mut(run.spi) else {
         return;
     };
+    let peer = lane.peer();
     let fresh = lane.commit(run.block, run.mask);
-    if fresh == run.mask {
-        return;
-    }
-    let refusal = Refusal::of(lane.peer(), RxDrop::Replayed);
-    for candidate in &mut burst[run.first..] {
-        // Others than the run's own among them have been refused already.
-        if let Ok(admitted) = candidate
-            && Block::of(admitted.header.packet_number).is_some_and(|(_, bit)| fresh & bit == 0)
-        {
-            *candidate = Err(refusal);
+    if fresh != run.mask {
+        for candidate in &mut burst[run.first..] {
+            // Others than the run's own among them have been refused already.
+            if let Some(admitted) = candidate
+                && Block::of(admitted.header.packet_number).is_some_and(|(_, bit)| fresh & bit == 0)
+            {
+                run.bytes -= u64::from(admitted.len());
+                counters.peer(peer).rx_drop(RxDrop::Replayed);
+                *candidate = None;
+            }
         }
     }
-}
-
-/// What [`Opened`] says beside the frame's token.
-struct Seen {
-    node: NodeId,
-    spi: Spi,
-    peer: PeerIndex,
-    len: u16,
-    payload: Payload,
-}
-
-/// Counts a frame that is authentic and no replay, and reads what it is.
-#[inline]
-fn account<A: Aead>(
-    table: &mut RxTable<A>,
-    admitted: &Admitted,
-    counters: &WorkerCounters,
-    events: &mut impl FnMut(Event),
-) -> Result<Seen, Refusal> {
-    let DataHeader { spi, length, .. } = admitted.header;
-    let lane = table
-        .lane_mut(spi)
-        .ok_or(Refusal::of_nobody(RxDrop::UnknownSpi))?;
-    let (peer, node) = (lane.peer(), lane.node());
+    let peer_counters = counters.peer(peer);
+    peer_counters.opened_frames.add(fresh.count_ones().into());
+    peer_counters.opened_bytes.add(run.bytes);
     if lane.first_open() {
+        let spi = run.spi;
         events(Event::FirstOpen { peer, spi });
     }
-    #[allow(clippy::cast_possible_truncation)] // a header's length exceeds a tag's
-    let len = length - TAG_LEN as u16;
-    let peer_counters = counters.peer(peer);
-    peer_counters.opened_frames.add(1);
-    peer_counters.opened_bytes.add(len.into());
-    let payload = Payload::decode(admitted.payload).ok_or(Refusal::of(peer, RxDrop::BadPayload))?;
-    Ok(Seen {
-        node,
-        spi,
-        peer,
-        len,
-        payload,
-    })
 }
 
 impl From<OpenRefused> for RxDrop {

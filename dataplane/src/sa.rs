@@ -4,6 +4,7 @@
 //! Imports the AEAD seam, ids, the window and the specs of `command`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
 
@@ -32,12 +33,31 @@ pub enum SealRefused {
     BadLength,
 }
 
-/// What sealing made, beside the ciphertext in place.
-pub struct SealedParts {
+/// A number of another lane, or for a plaintext of another length.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the packet number was taken for another lane or another length")]
+pub struct ForeignNumber;
+
+/// A packet number that was taken for one plaintext, and that seals nothing
+/// else: it cannot be copied, and [`TxLane::seal`] takes it away.
+#[must_use = "a number that was taken is never given out again"]
+pub struct Numbered {
+    header: DataHeader,
+    lane: u64,
+}
+
+impl Numbered {
     /// The frame's header as it travels.
-    pub header: [u8; HEADER_LEN],
-    /// The tag that follows the ciphertext.
-    pub tag: [u8; TAG_LEN],
+    #[inline]
+    pub fn header(&self) -> [u8; HEADER_LEN] {
+        self.header.encode()
+    }
+
+    /// Bytes of the plaintext that it was taken for.
+    #[inline]
+    pub fn plaintext_len(&self) -> usize {
+        usize::from(self.header.length) - TAG_LEN
+    }
 }
 
 /// A step of a lane's life that is told to the control plane, each once.
@@ -52,6 +72,8 @@ pub enum BudgetStep {
 /// One sending worker's share of an SA. Sole owner of its packet numbers: they
 /// start at 0 when the lane is built, only grow, and end with the lane.
 pub struct TxLane<A: Aead> {
+    /// Of all lanes of the process, this one.
+    serial: u64,
     key: A::Key,
     iv: [u8; 12],
     next_packet_number: u64,
@@ -70,7 +92,10 @@ pub struct TxLane<A: Aead> {
 impl<A: Aead> TxLane<A> {
     /// Builds the key schedule; wipes the specification's copy of the secret.
     pub fn new(spec: TxLaneSpec) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         Self {
+            // 2^64 lanes outlast any process.
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             key: A::key(&spec.secret),
             iv: *spec.secret.iv(),
             next_packet_number: 0,
@@ -87,31 +112,49 @@ impl<A: Aead> TxLane<A> {
         }
     }
 
-    /// Seals `plaintext` in place under the next packet number.
+    /// Takes the next packet number for a plaintext of `plaintext_len` bytes.
     ///
-    /// The number is taken before the key is used and is not given back,
-    /// whatever happens afterwards: a number that sealed something once never
-    /// seals anything else.
+    /// It is not given back, whatever becomes of the frame: a number that may
+    /// have sealed something never seals anything else.
     ///
     /// # Errors
-    /// [`SealRefused`]; then nothing was sealed and no number taken.
+    /// [`SealRefused`]; then no number was taken.
     #[inline]
-    pub fn seal(&mut self, plaintext: &mut [u8]) -> Result<SealedParts, SealRefused> {
-        if plaintext.is_empty() || plaintext.len() > MAX_PLAINTEXT_LEN {
+    pub fn number(&mut self, plaintext_len: usize) -> Result<Numbered, SealRefused> {
+        if plaintext_len == 0 || plaintext_len > MAX_PLAINTEXT_LEN {
             return Err(SealRefused::BadLength);
         }
-        let length =
-            u16::try_from(plaintext.len() + TAG_LEN).map_err(|_| SealRefused::BadLength)?;
-        let packet_number = self.take_number(1 + blocks(plaintext.len()))?;
-        let header = DataHeader {
-            spi: self.spi,
-            packet_number,
-            length,
+        let length = u16::try_from(plaintext_len + TAG_LEN).map_err(|_| SealRefused::BadLength)?;
+        let packet_number = self.take_number(1 + blocks(plaintext_len))?;
+        Ok(Numbered {
+            header: DataHeader {
+                spi: self.spi,
+                packet_number,
+                length,
+            },
+            lane: self.serial,
+        })
+    }
+
+    /// Seals `plaintext` in place under a number that this lane gave out;
+    /// returns the tag. `header` is [`Numbered::header`], best read back from
+    /// the frame that it was written to a while ago: what was stored just now
+    /// in two halves keeps the cipher waiting that loads it as one.
+    ///
+    /// # Errors
+    /// [`ForeignNumber`]; then `plaintext` is unchanged.
+    #[inline]
+    pub fn seal(
+        &self,
+        number: Numbered,
+        header: &[u8; HEADER_LEN],
+        plaintext: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], ForeignNumber> {
+        if number.lane != self.serial || number.plaintext_len() != plaintext.len() {
+            return Err(ForeignNumber);
         }
-        .encode();
-        let nonce = Nonce::new(&self.iv, packet_number);
-        let tag = A::seal(&self.key, nonce, &header, plaintext);
-        Ok(SealedParts { header, tag })
+        let nonce = Nonce::new(&self.iv, number.header.packet_number);
+        Ok(A::seal(&self.key, nonce, header, plaintext))
     }
 
     /// Starts to load what sealing a frame takes into the cache.
@@ -367,6 +410,16 @@ mod tests {
         })
     }
 
+    /// One frame at once: its header and tag.
+    fn seal(
+        lane: &mut TxLane<AnyAead>,
+        plaintext: &mut [u8],
+    ) -> Result<([u8; HEADER_LEN], [u8; TAG_LEN]), SealRefused> {
+        let number = lane.number(plaintext.len())?;
+        let header = number.header();
+        Ok((header, lane.seal(number, &header, plaintext).unwrap()))
+    }
+
     #[test]
     fn budget_counts_packets_and_blocks() {
         // A packet of 33 bytes costs 1 + 3.
@@ -374,21 +427,46 @@ mod tests {
         let mut payload = [0; 33];
         let mut steps = Vec::new();
         for _ in 0..3 {
-            assert!(lane.seal(&mut payload).is_ok());
+            assert!(seal(&mut lane, &mut payload).is_ok());
             steps.push(lane.budget_step());
         }
         assert_eq!(steps, [None, Some(BudgetStep::Low), None]);
         // 12 are spent; 2 are left, too few for this packet.
         payload.fill(0x11);
         for expected in [Some(BudgetStep::Spent), None] {
-            let refused = lane.seal(&mut payload).err();
+            let refused = seal(&mut lane, &mut payload).err();
             assert_eq!(refused, Some(SealRefused::BudgetSpent));
             assert_eq!(lane.budget_step(), expected);
         }
         assert_eq!(payload, [0x11; 33], "a refused payload is untouched");
         // What would fit is refused too: spent is final.
-        assert!(lane.seal(&mut [0; 1]).is_err());
+        assert!(seal(&mut lane, &mut [0; 1]).is_err());
         assert_eq!(lane.next_packet_number(), 3, "a refusal takes no number");
+    }
+
+    #[test]
+    fn a_number_seals_for_its_own_lane_and_length_only() {
+        let budget = Budget {
+            soft: u64::MAX,
+            hard: u64::MAX,
+        };
+        // The same names, as after a peer's restart.
+        let (mut lane, other) = (tx_lane(budget), tx_lane(budget));
+        let mut plaintext = [0x11; 20];
+        let number = lane.number(20).unwrap();
+        let header = number.header();
+        let result = lane.seal(number, &header, &mut plaintext[..19]);
+        assert_eq!(result, Err(ForeignNumber), "length");
+        let number = lane.number(20).unwrap();
+        let header = number.header();
+        let result = other.seal(number, &header, &mut plaintext);
+        assert_eq!(result, Err(ForeignNumber), "lane");
+        assert_eq!(plaintext, [0x11; 20], "untouched");
+        assert_eq!(lane.next_packet_number(), 2, "not given back");
+        assert_eq!(
+            seal(&mut lane, &mut plaintext).unwrap().0[8..],
+            [0, 0, 0, 0, 0, 0, 0, 2]
+        );
     }
 
     #[test]
@@ -398,8 +476,8 @@ mod tests {
             hard: u64::MAX,
         });
         lane.next_packet_number = (1 << PHASE_BITS) - 1;
-        assert!(lane.seal(&mut [0; 1]).is_ok());
-        let refused = lane.seal(&mut [0; 1]).err();
+        assert!(seal(&mut lane, &mut [0; 1]).is_ok());
+        let refused = seal(&mut lane, &mut [0; 1]).err();
         assert_eq!(refused, Some(SealRefused::BudgetSpent));
         assert_eq!(lane.budget_step(), Some(BudgetStep::Spent));
     }
@@ -412,12 +490,12 @@ mod tests {
         });
         let mut payload = vec![0; MAX_PLAINTEXT_LEN + 1];
         for len in [0, MAX_PLAINTEXT_LEN + 1] {
-            let refused = lane.seal(&mut payload[..len]).err();
+            let refused = seal(&mut lane, &mut payload[..len]).err();
             assert_eq!(refused, Some(SealRefused::BadLength), "{len}");
         }
         assert_eq!(lane.next_packet_number(), 0);
-        let parts = lane.seal(&mut payload[..MAX_PLAINTEXT_LEN]).ok().unwrap();
-        assert_eq!(parts.header[2..4], [0xff, 0xff]);
+        let (header, _) = seal(&mut lane, &mut payload[..MAX_PLAINTEXT_LEN]).unwrap();
+        assert_eq!(header[2..4], [0xff, 0xff]);
     }
 
     #[test]
@@ -441,20 +519,20 @@ mod tests {
             hard: u64::MAX,
         });
         let mut sealed = [5; 20];
-        let parts = sealing.seal(&mut sealed[..4]).ok().unwrap();
-        sealed[4..].copy_from_slice(&parts.tag);
+        let (header, tag) = seal(&mut sealing, &mut sealed[..4]).unwrap();
+        sealed[4..].copy_from_slice(&tag);
 
         let (block, bit) = Block::of(0).unwrap();
         let mut forged = sealed;
         forged[0] ^= 1;
-        let refused = here.open(&parts.header, 0, &mut forged);
+        let refused = here.open(&header, 0, &mut forged);
         assert_eq!(refused, Err(OpenRefused::BadTag));
         assert_eq!(forged[..4], [0; 4], "no plaintext is left");
         assert!(!here.first_open());
 
         assert_eq!(there.check(0), Ok(()));
         let mut copy = sealed;
-        assert_eq!(here.open(&parts.header, 0, &mut copy), Ok(()));
+        assert_eq!(here.open(&header, 0, &mut copy), Ok(()));
         assert_eq!(copy[..4], [5; 4]);
         assert!(
             !here.first_open() && there.check(0).is_ok(),
@@ -464,7 +542,7 @@ mod tests {
         assert!(here.first_open() && !here.first_open());
         // The other worker knows at once, before and after opening.
         assert_eq!(there.check(0), Err(OpenRefused::Replayed));
-        assert_eq!(there.open(&parts.header, 0, &mut sealed), Ok(()));
+        assert_eq!(there.open(&header, 0, &mut sealed), Ok(()));
         assert_eq!(there.commit(block, bit), 0);
         assert!(!there.first_open());
         assert_eq!((here.failed_opens(), there.failed_opens()), (1, 0));

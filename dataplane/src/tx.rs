@@ -1,5 +1,5 @@
-//! The send pipeline: prefetch, then lookup → number → seal in place → outer
-//! header.
+//! The send pipeline, in passes over a burst: prefetch → lookup, number, headers
+//! → seal in place.
 //!
 //! A [`Plain`] goes in, a [`Sealed`] comes out, and only this module makes one:
 //! nothing that was not sealed can reach a bearer. Imports `table`, `sa`,
@@ -15,7 +15,7 @@ use crate::counters::{TxDrop, WorkerCounters};
 use crate::frame::{PAYLOAD_OFFSET, frame_start};
 use crate::ids::PeerIndex;
 use crate::outer::{OUTER_LEN_MAX, OuterHeader};
-use crate::sa::{BudgetStep, SealRefused, TxLane};
+use crate::sa::{BudgetStep, Numbered, SealRefused, TxLane};
 use crate::table::{Class, TxTable};
 
 /// A frame that has been sealed: the only thing that a bearer sends.
@@ -90,74 +90,130 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     mut events: impl FnMut(Event),
 ) {
     let count = plain.len().min(sealed.remaining_capacity());
-    // Side by side, so that the cache misses of many peers overlap: each
-    // entry's lane, then each lane's key.
-    for item in &plain[..count] {
-        table.prefetch(item.to);
-        counters.prefetch(item.to);
-    }
-    for item in &plain[..count] {
-        if let Some(lane) = table.lane(item.to) {
-            lane.prefetch();
-        }
-    }
-    for mut item in plain.drain(..count) {
-        let peer_counters = counters.peer(item.to);
-        let result = table.ready(item.to, item.class).and_then(|(lane, path)| {
-            let result = seal_one(lane, path, memory, &mut item);
+    prefetch(table, counters, &plain[..count]);
+
+    // Numbers and headers. The cipher reads its header back from the frame
+    // much later, when the stores are done: read at once it would wait for
+    // them, and for all the ciphertext that was stored before them.
+    let mut numbers: Burst<Option<Numbered>> = Burst::new();
+    for item in &mut plain[..count] {
+        let number = table.ready(item.to, item.class).and_then(|(lane, path)| {
+            let number = write_headers(lane, path, memory, item);
             tell_budget(lane, &mut events);
-            result
+            number
         });
-        match result {
-            Ok(()) => {
-                peer_counters.sealed_frames.add(1);
-                peer_counters.sealed_bytes.add(item.len as u64);
-                sealed.push(Sealed {
-                    frame: item.frame,
-                    peer: item.to,
-                });
-            }
+        match number {
+            Ok(number) => numbers.push(Some(number)),
             Err(reason) => {
-                peer_counters.tx_drop(reason, 1);
-                memory.release(item.frame);
+                counters.peer(item.to).tx_drop(reason, 1);
+                numbers.push(None);
             }
         }
+    }
+
+    // The cipher.
+    for (mut item, number) in plain.drain(..count).zip(numbers) {
+        let Some(number) = number else {
+            memory.release(item.frame);
+            continue;
+        };
+        let lane = table.lane(item.to).ok_or(TxDrop::NoKey);
+        let result = lane.and_then(|lane| seal_one(lane, memory, &mut item, number));
+        let peer_counters = counters.peer(item.to);
+        if let Err(reason) = result {
+            peer_counters.tx_drop(reason, 1);
+            memory.release(item.frame);
+            continue;
+        }
+        peer_counters.sealed_frames.add(1);
+        peer_counters.sealed_bytes.add(item.len as u64);
+        sealed.push(Sealed {
+            frame: item.frame,
+            peer: item.to,
+        });
     }
 }
 
-/// Seals one frame in its memory and marks its extent.
+/// Side by side, so that the cache misses of many peers overlap: each entry's
+/// lane, then each lane's key. Once for neighbours of one peer: asking again
+/// for what was just asked for costs as much as needing it.
 #[inline]
-fn seal_one<A: Aead, M: FrameMemory>(
+fn prefetch<A: Aead, F>(table: &TxTable<A>, counters: &WorkerCounters, plain: &[Plain<F>]) {
+    let mut asked: Burst<PeerIndex> = Burst::new();
+    for item in plain {
+        if asked.last() != Some(&item.to) {
+            table.prefetch(item.to);
+            counters.prefetch(item.to);
+            asked.push(item.to);
+        }
+    }
+    for lane in asked.into_iter().filter_map(|peer| table.lane(peer)) {
+        lane.prefetch();
+    }
+}
+
+/// The parts of a frame's memory that sealing writes.
+struct Parts<'a> {
+    /// Room for the outer header, which ends here.
+    outer: &'a mut [u8; OUTER_LEN_MAX],
+    header: &'a mut [u8; HEADER_LEN],
+    plaintext: &'a mut [u8],
+    tag: &'a mut [u8; TAG_LEN],
+}
+
+impl<'a> Parts<'a> {
+    /// `None` if a plaintext of `len` bytes does not fit.
+    #[inline]
+    fn of(room: &'a mut [u8], len: usize) -> Option<Self> {
+        let (before, rest) = room.split_first_chunk_mut::<PAYLOAD_OFFSET>()?;
+        let (before, header) = before.split_last_chunk_mut::<HEADER_LEN>()?;
+        let outer = before.last_chunk_mut::<OUTER_LEN_MAX>()?;
+        let (plaintext, after) = rest.split_at_mut_checked(len)?;
+        Some(Self {
+            outer,
+            header,
+            plaintext,
+            tag: after.first_chunk_mut()?,
+        })
+    }
+}
+
+/// Takes a number for one frame, writes what stands before the plaintext, and
+/// marks the frame's extent.
+#[inline]
+fn write_headers<A: Aead, M: FrameMemory>(
     lane: &mut TxLane<A>,
     path: &OuterHeader,
     memory: &mut M,
     plain: &mut Plain<M::Frame>,
-) -> Result<(), TxDrop> {
+) -> Result<Numbered, TxDrop> {
     if plain.len == 0 {
         return Err(TxDrop::TooShort);
     }
-    let room = memory.room_mut(&mut plain.frame);
-    let (before, payload) = room
-        .split_at_mut_checked(PAYLOAD_OFFSET)
-        .ok_or(TxDrop::TooLong)?;
-    let (payload, after) = payload
-        .split_at_mut_checked(plain.len)
-        .ok_or(TxDrop::TooLong)?;
-    let tag_room: &mut [u8; TAG_LEN] = after.first_chunk_mut().ok_or(TxDrop::TooLong)?;
-    let parts = lane.seal(payload).map_err(|refused| match refused {
+    let parts = Parts::of(memory.room_mut(&mut plain.frame), plain.len).ok_or(TxDrop::TooLong)?;
+    let number = lane.number(plain.len).map_err(|refused| match refused {
         SealRefused::BudgetSpent => TxDrop::BudgetSpent,
         SealRefused::BadLength => TxDrop::TooLong,
     })?;
-    *tag_room = parts.tag;
-    // `before` is PAYLOAD_OFFSET bytes long, so both chunks exist.
-    if let Some((before, header)) = before.split_last_chunk_mut::<HEADER_LEN>() {
-        *header = parts.header;
-        if let Some(outer) = before.last_chunk_mut::<OUTER_LEN_MAX>() {
-            path.write(outer, HEADER_LEN + plain.len + TAG_LEN);
-        }
-    }
+    *parts.header = number.header();
+    path.write(parts.outer, HEADER_LEN + plain.len + TAG_LEN);
     let end = PAYLOAD_OFFSET + plain.len + TAG_LEN;
     memory.set_extent(&mut plain.frame, frame_start(path.len()), end);
+    Ok(number)
+}
+
+/// Seals one frame, whose header is written, in its memory.
+#[inline]
+fn seal_one<A: Aead, M: FrameMemory>(
+    lane: &TxLane<A>,
+    memory: &mut M,
+    plain: &mut Plain<M::Frame>,
+    number: Numbered,
+) -> Result<(), TxDrop> {
+    // It fitted when the header was written, and the lane is still the same.
+    let parts = Parts::of(memory.room_mut(&mut plain.frame), plain.len).ok_or(TxDrop::TooLong)?;
+    let tag = lane.seal(number, parts.header, parts.plaintext);
+    *parts.tag = tag.map_err(|_| TxDrop::NoKey)?;
     Ok(())
 }
 
