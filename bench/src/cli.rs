@@ -7,6 +7,7 @@ use tipsec_bench::report::Progress;
 use tipsec_bench::{Error, Result, cluster, interrupt, netns};
 
 mod demo;
+mod gate;
 mod output;
 mod paced;
 mod pipeline;
@@ -50,6 +51,9 @@ enum Command {
     Latency(paced::Arguments),
     /// Makes one report of several runs.
     Report(report::Arguments),
+    /// Holds short runs against the report of a full one and against a list of
+    /// what has to be in them; fails with every fault by name.
+    Gate(gate::Arguments),
 }
 
 impl Cli {
@@ -64,6 +68,7 @@ impl Cli {
             Command::Ndr(arguments) => paced::ndr(&arguments),
             Command::Latency(arguments) => paced::latency(&arguments),
             Command::Report(arguments) => report::run(&arguments),
+            Command::Gate(arguments) => gate::run(&arguments),
         }
     }
 }

@@ -64,6 +64,14 @@ pub enum Error {
         /// Why, and what to do about it.
         why: String,
     },
+    /// What Tipsec is compared with did not do its part; the others can go on.
+    #[error("{name} failed: {source}")]
+    Peer {
+        /// Its name.
+        name: String,
+        /// What went wrong.
+        source: Box<Error>,
+    },
     /// A process that should run ended.
     #[error("{process} ended ({status}); it said last:\n{log}")]
     Ended {
@@ -85,6 +93,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// All of it in one line, for a table.
+    pub fn line(&self) -> String {
+        let text = self.to_string();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let line = lines.collect::<Vec<_>>().join("; ");
+        line.replace(":; ", ": ")
+    }
+
     /// For `map_err` on a failed system call: `what` is a verb phrase.
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();

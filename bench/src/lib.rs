@@ -13,7 +13,8 @@
 //!   measure with.
 //! * `peers`: what Tipsec is compared with, and Tipsec, as tunnels; `pair`: the
 //!   cable that they run on.
-//! * `report_html`: results as a page with plots.
+//! * `report_html`: results as a page with plots; `gate`: short runs held against
+//!   a report and a list of what is expected of them (pure).
 //! * `mlr`: the search for the highest rate within a loss (pure).
 //! * `rounds`: contenders in interleaved rounds; `results`: what a benchmark
 //!   measured, and its report file; `machine`: where and when.
@@ -40,6 +41,7 @@ pub mod daemon;
 pub mod demo;
 pub mod error;
 pub mod filter;
+pub mod gate;
 pub mod interrupt;
 pub mod iperf;
 pub mod keyctl;

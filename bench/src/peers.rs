@@ -48,7 +48,7 @@ impl fmt::Display for Version {
 pub struct WhyNot(pub String);
 
 impl WhyNot {
-    fn into_error(self, name: &str) -> Error {
+    pub(crate) fn into_error(self, name: &str) -> Error {
         Error::Unavailable {
             name: name.to_owned(),
             why: self.0,
@@ -66,6 +66,11 @@ impl fmt::Display for WhyNot {
 pub trait Peer {
     /// Its name on the command line and in reports.
     fn name(&self) -> &'static str;
+
+    /// Whether it is Tipsec: then its failure is a failure of the run.
+    fn is_tipsec(&self) -> bool {
+        false
+    }
 
     /// The cipher of its data, or that there is none.
     fn cipher(&self) -> &'static str;

@@ -19,9 +19,9 @@ use tipsec_dataplane::secret::Suite;
 
 use crate::error::{Error, Result};
 use crate::report::Progress;
-use crate::results::{Run, SCHEMA, Sample, Series};
+use crate::results::{Run, SCHEMA, Sample, Series, UNOPTIMISED};
+use crate::wire_bench::NullCipher;
 use crate::wire_bench::options::FrameSize;
-use crate::wire_bench::{NullCipher, UNOPTIMISED};
 use crate::{interrupt, machine, rounds};
 
 mod targets;

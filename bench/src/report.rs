@@ -51,6 +51,11 @@ pub struct Countdown<'a> {
 }
 
 impl Countdown<'_> {
+    /// Says something about the step that has begun.
+    pub fn say(&self, text: impl AsRef<str>) {
+        self.progress.say(text);
+    }
+
     /// Says which step begins.
     pub fn step(&mut self, text: impl AsRef<str>) {
         let left = time_left(self.start.elapsed(), self.begun, self.steps);

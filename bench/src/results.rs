@@ -45,6 +45,10 @@ pub const PERCENTILES: [(&str, f64); 6] = [
     ("max", 1.0),
 ];
 
+/// Note of a run that a development build made.
+pub const UNOPTIMISED: &str = "THIS BUILD IS NOT OPTIMISED (build it with --release): no figure of \
+                               this run is to be quoted.";
+
 /// A label of series that must not stand beside the others in a plot, since
 /// they measure something else.
 pub const NOT_COMPARABLE: (&str, &str) = ("comparable", "no");
@@ -105,7 +109,7 @@ pub struct Series {
     /// Submitted − delivered − lost, all rounds together. Anything but 0 is a
     /// fault of the benchmark or of what it measures, and fails the run.
     pub unaccounted: i64,
-    /// Why it was not measured, if it was not: then there are no metrics.
+    /// Why it was not measured, or not to its end: then there are no metrics.
     pub skipped: Option<String>,
 }
 
@@ -212,6 +216,11 @@ impl Run {
                     .iter()
                     .all(|(key, value)| series.label(key) == *value)
         })
+    }
+
+    /// Whether a development build made it, as its notes say.
+    pub fn is_unoptimised(&self) -> bool {
+        self.notes.iter().any(|note| note == UNOPTIMISED)
     }
 
     /// Series in which frames are unaccounted for: a run that has any failed.

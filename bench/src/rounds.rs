@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::report::Countdown;
 use crate::results::{Sample, Series};
@@ -19,7 +19,8 @@ pub trait Contender {
     /// of it.
     ///
     /// # Errors
-    /// Whatever went wrong; it ends the whole run.
+    /// [`Error::Peer`] ends its own series alone; whatever else went wrong ends
+    /// the whole run.
     fn sample(&mut self, duration: Duration) -> Result<Sample>;
 }
 
@@ -30,10 +31,12 @@ pub fn order(contenders: usize, round: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Runs `rounds` rounds of `duration` each and gives back one series a
-/// contender, in their order.
+/// contender, in their order. Who fails for reasons of its own takes no further
+/// part, and its series is skipped with the reason: what it did before is not
+/// kept, since a series has a sample of every round or none.
 ///
 /// # Errors
-/// [`crate::Error::Interrupted`], and those of the contenders.
+/// [`Error::Interrupted`], and those of the contenders but [`Error::Peer`].
 pub fn run(
     contenders: &mut [Box<dyn Contender + '_>],
     rounds: usize,
@@ -44,9 +47,21 @@ pub fn run(
     for round in 0..rounds {
         for index in order(contenders.len(), round) {
             interrupt::check()?;
-            let title = series[index].title();
-            countdown.step(format!("round {} of {rounds}: {title}", round + 1));
-            series[index].add(contenders[index].sample(duration)?);
+            let title = format!("round {} of {rounds}: {}", round + 1, series[index].title());
+            if series[index].skipped.is_some() {
+                countdown.step(format!("{title}: left out"));
+                continue;
+            }
+            countdown.step(&title);
+            match contenders[index].sample(duration) {
+                Ok(sample) => series[index].add(sample),
+                Err(error @ Error::Peer { .. }) => {
+                    let reason = format!("in round {} of {rounds}, {}", round + 1, error.line());
+                    countdown.say(format!("{title}: SKIPPED, {reason}"));
+                    series[index] = contenders[index].series().skipped(reason);
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(series)
@@ -63,7 +78,7 @@ mod tests {
     struct Logger<'a> {
         name: &'static str,
         log: &'a RefCell<Vec<&'static str>>,
-        fails: bool,
+        fails: Option<fn() -> Error>,
     }
 
     impl Contender for Logger<'_> {
@@ -72,10 +87,11 @@ mod tests {
         }
 
         fn sample(&mut self, _: Duration) -> Result<Sample> {
-            if self.fails {
-                return Err(Error::NotRoot);
-            }
             let mut log = self.log.borrow_mut();
+            // In its second round.
+            if let (Some(error), true) = (self.fails, log.contains(&self.name)) {
+                return Err(error());
+            }
             log.push(self.name);
             Ok(Sample {
                 metrics: vec![("place", "", log.len() as f64)],
@@ -84,9 +100,10 @@ mod tests {
         }
     }
 
-    fn all(log: &RefCell<Vec<&'static str>>, fails: bool) -> Result<Vec<Series>> {
+    /// Four rounds of three contenders, of which one may fail.
+    fn all(log: &RefCell<Vec<&'static str>>, of_b: Option<fn() -> Error>) -> Result<Vec<Series>> {
         let contender = |name| -> Box<dyn Contender + '_> {
-            let fails = fails && name == "b";
+            let fails = of_b.filter(|_| name == "b");
             Box::new(Logger { name, log, fails })
         };
         let mut contenders = ["a", "b", "c"].map(contender);
@@ -98,7 +115,7 @@ mod tests {
     #[test]
     fn rounds_interleave_and_start_with_another_each_time() {
         let log = RefCell::default();
-        let series = all(&log, false).unwrap();
+        let series = all(&log, None).unwrap();
         let wanted = ["a", "b", "c", "b", "c", "a", "c", "a", "b", "a", "b", "c"];
         assert_eq!(log.into_inner(), wanted);
         // Samples stay in the order of the rounds, whoever began.
@@ -107,9 +124,38 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_ends_the_run() {
+    fn any_other_failure_ends_the_run() {
         let log = RefCell::default();
-        assert!(all(&log, true).is_err());
-        assert_eq!(log.into_inner(), ["a"]);
+        let result = all(&log, Some(|| Error::NotRoot));
+        assert!(matches!(result, Err(Error::NotRoot)), "{result:?}");
+        assert_eq!(log.into_inner(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_peer_that_fails_takes_nobody_with_it_and_leaves_no_figures() {
+        let log = RefCell::default();
+        let ended = || Error::Peer {
+            name: "b".into(),
+            source: Box::new(Error::Ended {
+                process: "b of end 1".into(),
+                status: "signal: 9 (SIGKILL)".into(),
+                log: "first\n\nlast".into(),
+            }),
+        };
+        let series = all(&log, Some(ended)).unwrap();
+        let wanted = ["a", "b", "c", "c", "a", "c", "a", "a", "c"];
+        assert_eq!(log.into_inner(), wanted, "b has one round only");
+        let counts: Vec<usize> = series.iter().map(|s| s.samples("place").len()).collect();
+        assert_eq!(counts, [4, 0, 4]);
+        let reason = series[1].skipped.as_deref().unwrap();
+        assert!(
+            reason.contains("round 2 of 4") && reason.contains("SIGKILL"),
+            "{reason}"
+        );
+        assert!(
+            reason.ends_with("last: first; last"),
+            "one line: {reason:?}"
+        );
+        assert_eq!(series[1].contender, "b", "it keeps its place");
     }
 }

@@ -14,9 +14,8 @@ use tipsec_dataplane::secret::Suite;
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::report::Progress;
-use crate::results::{Run, SCHEMA, Series};
+use crate::results::{Run, SCHEMA, Series, UNOPTIMISED};
 use crate::rounds::{self, Contender};
-use crate::wire_bench::UNOPTIMISED;
 use crate::wire_bench::options::FrameSize;
 use crate::wire_bench::scale::{self as wire, Entry};
 

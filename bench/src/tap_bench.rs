@@ -21,7 +21,7 @@ use crate::machine;
 use crate::pair::WIRE_MTU;
 use crate::peers::{self, Device, Peer};
 use crate::report::Progress;
-use crate::results::{Run, SCHEMA, Series};
+use crate::results::{Run, SCHEMA, Series, UNOPTIMISED};
 use crate::rounds::{self, Contender};
 use crate::wait;
 
@@ -76,8 +76,8 @@ struct Participant {
 /// Runs the benchmark. Everything that was made is gone when this returns.
 ///
 /// # Errors
-/// What stopped it: a contender that is installed and does not work is an
-/// error, one that is not installed is skipped.
+/// What stopped it. A peer that is not installed or does not work is skipped by
+/// name, with the reason; Tipsec that does not work is an error.
 pub fn run(options: &Options, progress: &Progress) -> Result<Run> {
     let binaries = Binaries::find(&options.binaries)?;
     let started = machine::now();
@@ -183,6 +183,7 @@ fn introduce(
     let name = peer.name();
     let version = match peer.is_available() {
         Ok(version) => version,
+        Err(why) if peer.is_tipsec() => return Err(why.into_error(name)),
         Err(why) => {
             progress.say(format!("{name}: skipped, {why}"));
             let facts = Err(why.to_string());
@@ -190,25 +191,41 @@ fn introduce(
         }
     };
     let facts = setting.with_tunnel(peer.as_ref(), |pair, tunnel| {
+        let device = Device::look_up(&pair.ends[0], tunnel.device())?;
+        check_mtu(name, device.mtu)?;
         Ok(Facts {
             version: version.to_string(),
-            device: Device::look_up(&pair.ends[0], tunnel.device())?,
+            device,
             features: pair.features()?,
             notes: tunnel.notes(),
         })
-    })?;
-    let mtu = facts.device.mtu;
-    if mtu < DATAGRAM_BYTES + DATAGRAM_HEADERS {
-        return Err(Error::Unreadable {
-            what: format!("{name}'s device"),
-            detail: format!(
-                "datagrams of {DATAGRAM_BYTES} bytes and their headers do not fit its MTU of {mtu}"
-            ),
-        });
-    }
-    progress.say(describe(peer.as_ref(), &facts));
-    let facts = Ok(facts);
+    });
+    let facts = match facts {
+        Ok(facts) => {
+            progress.say(describe(peer.as_ref(), &facts));
+            Ok(facts)
+        }
+        Err(error @ Error::Peer { .. }) => {
+            let reason = format!("before the rounds, {}", error.line());
+            progress.say(format!("{name}: SKIPPED, {reason}"));
+            Err(reason)
+        }
+        Err(error) => return Err(error),
+    };
     Ok(Participant { peer, facts })
+}
+
+/// Whether the datagrams fit the device.
+fn check_mtu(name: &str, mtu: u32) -> Result<()> {
+    if mtu >= DATAGRAM_BYTES + DATAGRAM_HEADERS {
+        return Ok(());
+    }
+    Err(Error::Unreadable {
+        what: format!("{name}'s device"),
+        detail: format!(
+            "datagrams of {DATAGRAM_BYTES} bytes and their headers do not fit its MTU of {mtu}"
+        ),
+    })
 }
 
 fn describe(peer: &dyn Peer, facts: &Facts) -> String {
@@ -276,7 +293,8 @@ fn notes(
     options: &Options,
     others: f64,
 ) -> Vec<String> {
-    let mut notes = vec![
+    let mut notes = Vec::from_iter(cfg!(debug_assertions).then(|| UNOPTIMISED.to_owned()));
+    notes.extend([
         format!(
             "one veth pair, MTU {WIRE_MTU}, one queue each way, no bridge, made anew for every \
              sample; offloads as said with each contender"
@@ -295,7 +313,7 @@ fn notes(
             "cpu: time that both cores were not idle, in all processes and the kernel, iperf3 \
              included; before the rounds, others kept {others:.2} of them busy"
         ),
-    ];
+    ]);
     for participant in participants {
         if let Ok(facts) = &participant.facts {
             notes.push(describe(participant.peer.as_ref(), facts));

@@ -22,7 +22,7 @@ use tipsec_dataplane::secret::Suite;
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::report::{Countdown, Progress};
-use crate::results::{NOT_COMPARABLE, Run, SCHEMA, Series};
+use crate::results::{NOT_COMPARABLE, Run, SCHEMA, Series, UNOPTIMISED};
 use crate::rounds::{self, Contender};
 use crate::sys::xsk;
 
@@ -60,10 +60,6 @@ const BARE: &str = "bare forwarder";
 const UDP: &str = "kernel udp";
 const UDP_SEGMENT: &str = "kernel udp_segment";
 const AEAD: &str = "aead ";
-
-/// Said of figures that a development build gave.
-pub(crate) const UNOPTIMISED: &str = "THIS BUILD IS NOT OPTIMISED (build it with --release): no figure of \
-                           this run is to be quoted.";
 
 /// What has to be known to judge the figures.
 const NOTES: [&str; 7] = [

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -201,6 +202,138 @@ fn who_is_not_installed_is_skipped_by_name() {
     let skipped = run.series.iter().filter(|series| series.skipped.is_some());
     assert_eq!(contenders(skipped), ["boringtun", "boringtun"]);
     assert_eq!(run.comparisons, [], "nobody to compare with");
+}
+
+/// A directory with programs of our own, gone when dropped.
+struct Programs(PathBuf);
+
+impl Programs {
+    fn create(label: &str) -> Self {
+        let name = format!("tipsec-tap-{}-{label}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir(&directory).unwrap();
+        Self(directory)
+    }
+
+    /// A shell script; `$counter` is a file of its own.
+    fn add(&self, name: &str, script: &str) {
+        let file = self.0.join(name);
+        let counter = self.0.join(format!("{name}.count"));
+        let text = format!("#!/bin/sh\ncounter='{}'\n{script}\n", counter.display());
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// A PATH that has them first.
+    fn path(&self) -> String {
+        let path = std::env::var("PATH").unwrap_or_default();
+        format!("{}:{path}", self.0.display())
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Comes up for `$good` starts, those before the rounds, and dies in later ones
+/// as soon as it is loaded: when iperf3 runs in the process group of the run.
+const DIES_UNDER_LOAD: &str = r#"
+case $1 in --version) exec "$real" --version ;; esac
+echo start >> "$counter"
+if [ "$(wc -l < "$counter")" -gt "$good" ]; then
+    self=$$
+    # The output is the harness's pipe, which ends with the last who has it.
+    (
+        tries=0
+        until pgrep -g 0 -x iperf3 || [ $((tries += 1)) -gt 1000 ]; do sleep 0.02; done
+        kill -KILL $self
+    ) > /dev/null 2>&1 &
+fi
+exec "$real" "$@"
+"#;
+
+#[test]
+fn a_peer_that_fails_is_skipped_by_name_and_the_others_go_on() {
+    let Some(_guard) = root() else { return };
+    let known = std::env::var("PATH").unwrap_or_default();
+    let find = |name: &str| {
+        let mut files = std::env::split_paths(&known).map(|folder| folder.join(name));
+        files.find(|file| file.is_file())
+    };
+    let (Some(real), Some(_)) = (find("wireguard-go"), find("pgrep")) else {
+        eprintln!("SKIPPED (needs wireguard-go, pgrep): ci/peers, apt install procps");
+        return;
+    };
+    let programs = Programs::create("failing");
+    let script = format!("good=2 real='{}'\n{DIES_UNDER_LOAD}", real.display());
+    programs.add("wireguard-go", &script);
+    let never = "[ \"$1\" = --version ] && exec echo OpenVPN 0\necho no luck today; exit 3";
+    programs.add("openvpn", never);
+    let path = programs.path();
+    let arguments = ["--peers", "wireguard-go,openvpn,veth-offloads-off"];
+    let run = measure("failing", &arguments, &[("PATH", &path)]);
+
+    assert_eq!(run.series.len(), 10, "five contenders, TCP and UDP");
+    for series in &run.series {
+        let title = series.title();
+        let words: &[&str] = match series.contender.as_str() {
+            "openvpn" => &["before the rounds", "openvpn", "no luck today"],
+            "wireguard-go" => &["round 1 of 1", "wireguard-go of end", "SIGKILL"],
+            _ => {
+                assert_eq!(series.skipped, None, "{title}");
+                assert_eq!(series.samples("throughput").len(), 1, "{title}");
+                continue;
+            }
+        };
+        assert!(series.metrics.is_empty(), "{title}");
+        let reason = series.skipped.as_deref().unwrap();
+        for word in words {
+            assert!(reason.contains(word), "{title}: {word} in {reason:?}");
+        }
+    }
+    for comparison in &run.comparisons {
+        assert_eq!(comparison.b, peers::VETH_OFF, "{comparison:?}");
+    }
+    assert_eq!(run.comparisons.len(), 2, "TCP and UDP");
+}
+
+#[test]
+fn tipsec_that_fails_ends_the_run() {
+    let Some(_guard) = root() else { return };
+    let programs = Programs::create("tipsec");
+    let beside = |name: &str| Path::new(BENCH).with_file_name(name);
+    let keyctl = beside("tipsec-keyctl");
+    programs.add(
+        "tipsec-keyctl",
+        &format!("exec '{}' \"$@\"", keyctl.display()),
+    );
+    let end = |label: &str, daemon: &str| {
+        programs.add("tipsecd", daemon);
+        let json = programs.0.join(format!("{label}.json"));
+        let files = ["--json", json.to_str().unwrap()];
+        let directory = ["--binaries", programs.0.to_str().unwrap()];
+        let quick = [
+            "--peers",
+            "veth-offloads-off",
+            "--rounds",
+            "1",
+            "--seconds",
+            "1",
+        ];
+        let mut running = Running::start(&[&files[..], &directory, &quick].concat(), &[]);
+        let code = running.finish(RUN_WITHIN);
+        running.assert_nothing_is_left();
+        (code, json.exists())
+    };
+    let comes_up_never = "[ \"$1\" = --version ] && exec echo tipsecd 0\nexit 3";
+    assert_eq!(end("start", comes_up_never), (Some(1), false));
+    assert_eq!(end("version", "exit 3"), (Some(1), false));
+    // Two ends with each cipher come up before the rounds.
+    let real = beside("tipsecd");
+    let dies = format!("good=4 real='{}'\n{DIES_UNDER_LOAD}", real.display());
+    assert_eq!(end("load", &dies), (Some(1), false));
 }
 
 #[test]

@@ -68,6 +68,10 @@ impl Peer for Tipsec {
         self.name
     }
 
+    fn is_tipsec(&self) -> bool {
+        true
+    }
+
     fn cipher(&self) -> &'static str {
         self.cipher
     }

@@ -29,7 +29,8 @@ fn cell(stats: Option<Stats>) -> String {
 }
 
 impl Bound {
-    fn text(self) -> String {
+    /// For people: `at least 0.5`.
+    pub fn text(self) -> String {
         match self {
             Self::AtLeast(bound) => format!("at least {}", figure(bound)),
             Self::AtMost(bound) => format!("at most {}", figure(bound)),

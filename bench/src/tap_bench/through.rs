@@ -13,6 +13,7 @@ use super::search::Grid;
 use crate::accounts::Balance;
 use crate::cluster::make_directory;
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::iperf::{self, Outcome, Plan, Traffic};
 use crate::pair::Pair;
 use crate::peers::{self, Peer, Tunnel};
@@ -126,7 +127,8 @@ impl<'a> Setting<'a> {
     /// Starts `peer` on a wire of its own and removes both after `inside`.
     ///
     /// # Errors
-    /// Those of the peer and of `inside`.
+    /// Those of the peer and of `inside`, which are [`Error::Peer`] unless the
+    /// peer is Tipsec; and those of the harness.
     pub(super) fn with_tunnel<T>(
         &self,
         peer: &dyn Peer,
@@ -137,15 +139,33 @@ impl<'a> Setting<'a> {
         let home = self.directory.join(format!("{start}-{}", peer.name()));
         make_directory(&home)?;
         let pair = Pair::create(self.cores, peer.offloads())?;
-        let mut tunnel = peer.start(&pair, &home)?;
-        peers::wait_until_it_carries(peer.name(), tunnel.as_mut(), &pair)?;
-        let result = inside(&pair, tunnel.as_mut())?;
+        let carried = self.carry(peer, &pair, &home, inside);
+        drop(pair);
+        let removed = fs::remove_dir_all(&home);
+        if carried.is_err() {
+            // Ctrl-C ends the peer's processes, too, and perhaps they told first.
+            interrupt::check()?;
+        }
+        let result = carried.map_err(|error| blame(peer, error))?;
+        removed.map_err(Error::io(format!("remove {}", home.display())))?;
+        Ok(result)
+    }
+
+    /// All that is the peer's part; nothing of it runs after this.
+    fn carry<T>(
+        &self,
+        peer: &dyn Peer,
+        pair: &Pair,
+        home: &Path,
+        inside: impl FnOnce(&Pair, &mut dyn Tunnel) -> Result<T>,
+    ) -> Result<T> {
+        let mut tunnel = peer.start(pair, home)?;
+        peers::wait_until_it_carries(peer.name(), tunnel.as_mut(), pair)?;
+        let result = inside(pair, tunnel.as_mut())?;
         tunnel.check_running()?;
         for name in tunnel.stop() {
             self.remark(format!("did not leave when asked: {name}"));
         }
-        drop(pair);
-        fs::remove_dir_all(&home).map_err(Error::io(format!("remove {}", home.display())))?;
         Ok(result)
     }
 }
@@ -257,10 +277,7 @@ impl Through<'_> {
             Ok(None)
         })?;
         let Some((place, measured)) = found else {
-            return Err(Error::Unreadable {
-                what: format!("the UDP trials of {}", self.peer.name()),
-                detail: format!("no rate passed, not even {} Mbit/s", grid.rate_mbit_s(0)),
-            });
+            return Err(no_rate_passed(self.peer.name(), grid));
         };
         Ok((place, udp_sample(&measured)))
     }
@@ -283,9 +300,29 @@ impl Through<'_> {
     }
 }
 
+/// What ends a series alone, and what ends the run: an interruption, and
+/// whatever goes wrong with Tipsec.
+pub(super) fn blame(peer: &dyn Peer, error: Error) -> Error {
+    match error {
+        Error::Interrupted => error,
+        _ if peer.is_tipsec() => error,
+        _ => Error::Peer {
+            name: peer.name().to_owned(),
+            source: Box::new(error),
+        },
+    }
+}
+
 /// Whether iperf3 gave up, as opposed to the tunnel or the harness.
 fn is_of_iperf(error: &Error) -> bool {
     matches!(error, Error::Unreadable { .. } | Error::Timeout { .. })
+}
+
+fn no_rate_passed(name: &str, grid: Grid) -> Error {
+    Error::Failed {
+        what: format!("find a rate of UDP without loss through {name}"),
+        detail: format!("no rate passed, not even {} Mbit/s", grid.rate_mbit_s(0)),
+    }
 }
 
 /// What became of Tipsec's frames, in all trials.
@@ -397,6 +434,32 @@ mod tests {
         assert!((value(CPU_NS) - 15_000.0).abs() < 1e-6);
         assert!((value(PER_CORE) - 1.0976 / 1.5).abs() < 1e-9);
         assert_eq!(sample.drops.values().sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn a_peer_fails_by_itself_and_tipsec_with_the_run() {
+        let failure = || no_rate_passed("somebody", Grid::new(5));
+        for name in peers::NAMES {
+            let peer = peers::by_name(name).unwrap();
+            let text = match blame(peer.as_ref(), failure()) {
+                error @ Error::Peer { .. } => error.line(),
+                other => panic!("{name}: {other:?}"),
+            };
+            assert!(
+                text.starts_with(name) && text.contains("not even 10 Mbit/s"),
+                "{text}"
+            );
+            let interrupted = blame(peer.as_ref(), Error::Interrupted);
+            assert!(matches!(interrupted, Error::Interrupted), "{name}");
+        }
+        let binaries = crate::cluster::Binaries {
+            tipsecd: "/nowhere/tipsecd".into(),
+            keyctl: "/nowhere/tipsec-keyctl".into(),
+        };
+        for tipsec in peers::tipsec(&binaries) {
+            let error = blame(tipsec.as_ref(), failure());
+            assert!(matches!(error, Error::Failed { .. }), "{error:?}");
+        }
     }
 
     #[test]

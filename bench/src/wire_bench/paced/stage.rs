@@ -9,7 +9,7 @@ use tipsec_dataplane::secret::Suite;
 use super::{Device, Options, Wait};
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::results::{Comparison, Run, SCHEMA, Series};
+use crate::results::{Comparison, Run, SCHEMA, Series, UNOPTIMISED};
 use crate::wire_bench::bare::Bare;
 use crate::wire_bench::link::Link;
 use crate::wire_bench::measure::Plan;
@@ -17,7 +17,7 @@ use crate::wire_bench::node::{Ends, MTU, Tipsec};
 use crate::wire_bench::null::NullCipher;
 use crate::wire_bench::options::{FrameSize, Kind, Profile};
 use crate::wire_bench::udp::Udp;
-use crate::wire_bench::{BARE, NULL, TIPSEC, UDP, UNOPTIMISED};
+use crate::wire_bench::{BARE, NULL, TIPSEC, UDP};
 
 /// One profile, ready to measure.
 pub(super) struct Stage<'a> {
