@@ -146,7 +146,7 @@ const REFUSED: [RxDrop; 6] = [
     RxDrop::OpenLimit,
 ];
 /// Losses of the AF_XDP socket; an empty fill ring is a cause of the first.
-const XSK_LOSSES: [&str; 2] = ["rx_dropped", "rx_ring_full"];
+pub(crate) const XSK_LOSSES: [&str; 2] = ["rx_dropped", "rx_ring_full"];
 /// Drops of the XDP program that may hit a data frame for this node.
 pub(crate) const XDP_LOSSES: [Reason; 6] = [
     Reason::Reflected,

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tipsec_control::admin::{
-    EventsReport, PeersReport, Request, ResponseError, StatusReport, result_from_line,
+    EventsReport, MasterReport, PeersReport, Request, ResponseError, StatusReport, result_from_line,
 };
+use tipsec_control::master::MasterKey;
 
 use crate::error::{Error, Result};
 
@@ -77,6 +78,18 @@ impl AdminClient {
     /// [`Error::Io`], [`Error::Unreadable`], [`Error::Refused`].
     pub fn status(&mut self) -> Result<StatusReport> {
         self.ask(&Request::Status {})
+    }
+
+    /// Makes `key` its master key.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn set_master(&mut self, key: &MasterKey) -> Result<MasterReport> {
+        let key = MasterKey::from_octets(key.octets()).map_err(|error| Error::Failed {
+            what: format!("give node {} its master key", self.node),
+            detail: error.to_string(),
+        })?;
+        self.ask(&Request::MasterSet { key })
     }
 
     /// State of its peers.

@@ -53,6 +53,8 @@ fn every_contender_delivers_and_every_frame_is_accounted_for() {
         "tipsec aes-256-gcm aws-lc-rs",
         "null cipher",
         "bare forwarder",
+        "endpoint aes-256-gcm ring",
+        "endpoint aes-256-gcm aws-lc-rs",
         "kernel udp",
         "kernel udp_segment",
     ];
@@ -84,9 +86,10 @@ fn every_contender_delivers_and_every_frame_is_accounted_for() {
             }
         }
     }
-    // Both targets at both sizes, both profiles, both crates.
+    // Two targets against the bare forwarder at both sizes, and the endpoint's
+    // at one: both profiles, both crates.
     let targets = run.comparisons.iter().filter(|c| c.wanted.is_some());
-    assert_eq!(targets.count(), 16);
+    assert_eq!(targets.count(), 16 + 4);
     assert_eq!(netns::made_by(std::process::id()), Vec::<String>::new());
 
     let directory = std::env::temp_dir();

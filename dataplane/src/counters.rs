@@ -176,6 +176,11 @@ pub struct WorkerCounters {
     pub received_frames: Counter,
     /// Frames handed to the bearer.
     pub transmitted_frames: Counter,
+    /// Probes begun, requests and replies, whatever became of them: what is
+    /// sealed beside data.
+    pub probes_begun: Counter,
+    /// Probes opened and understood, requests and replies.
+    pub probes_taken: Counter,
     /// Frames read from the tap; a large one is cut into several.
     pub tap_reads: Counter,
     /// Frames that the tap took; a large one was joined from several.
@@ -196,6 +201,8 @@ impl WorkerCounters {
             sleeps: Counter::default(),
             received_frames: Counter::default(),
             transmitted_frames: Counter::default(),
+            probes_begun: Counter::default(),
+            probes_taken: Counter::default(),
             tap_reads: Counter::default(),
             tap_writes: Counter::default(),
             events_lost: Counter::default(),

@@ -429,6 +429,11 @@ fn probes_are_answered_at_once() {
     }
     assert_eq!(ids, (0..150).collect::<Vec<_>>());
     assert!(b.tap.written().is_empty());
+    for end in [&a, &b] {
+        let counters = end.worker.counters();
+        let probes = (counters.probes_begun.value(), counters.probes_taken.value());
+        assert_eq!(probes, (150, 150), "requests one way, replies the other");
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// AEAD crates: ring, aws-lc-rs; both unless given.
     #[arg(long, value_delimiter = ',', value_parser = provider)]
     providers: Vec<Provider>,
-    /// Who takes part: tipsec, null, bare, udp, udp-segment, aead; all unless given.
+    /// Who takes part: tipsec, null, bare, endpoint, udp, udp-segment, aead; all unless given.
     #[arg(long, value_delimiter = ',', default_values_t = Kind::ALL)]
     contenders: Vec<Kind>,
     /// Interleaved rounds.

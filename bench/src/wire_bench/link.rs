@@ -1,5 +1,9 @@
-//! The wire: two namespaces and two veth pairs between them, one for AF_XDP
-//! and one for the kernel's UDP, in one NAPI profile. Imports `netns`.
+//! The wire: two namespaces and three veth pairs between them, for AF_XDP, for
+//! embedded nodes, and for the kernel's UDP, in one NAPI profile. Imports
+//! `netns`.
+//!
+//! Nodes get a pair of their own, because a device takes one XDP program, and
+//! on the AF_XDP pair it stays while its contenders come and go.
 //!
 //! The kernel's UDP gets a pair of its own, because it is to run as a user
 //! would run it, without an XDP program on the device.
@@ -33,12 +37,14 @@ pub(super) struct Link {
     pub(super) profile: Profile,
     /// Name of the AF_XDP pair, at both ends.
     pub(super) xdp: String,
+    /// Name of the nodes' pair, at both ends.
+    pub(super) node: String,
     /// Name of the UDP pair, at both ends.
     pub(super) udp: String,
 }
 
 impl Link {
-    /// Makes both pairs with an MTU of `mtu` bytes and one queue, and brings
+    /// Makes all pairs with an MTU of `mtu` bytes and one queue, and brings
     /// them up.
     ///
     /// # Errors
@@ -61,12 +67,13 @@ impl Link {
             // A kernel thread is named after its device and has no namespace:
             // no two runs may use the same name. 15 characters at most.
             xdp: format!("w{pid}x"),
+            node: format!("w{pid}n"),
             udp: format!("w{pid}u"),
         };
         for namespace in [&link.left, &link.right] {
             namespace.disable_ipv6(true)?;
         }
-        for device in [&link.xdp, &link.udp] {
+        for device in [&link.xdp, &link.node, &link.udp] {
             // Queue counts given: a bind to a queue that is not real fails.
             link.left.ip(&format!(
                 "link add {device} mtu {mtu} address {LEFT_MAC} numrxqueues {queues} numtxqueues \

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{CpuSet, gettid, sched_setaffinity, set_current_timer_slack};
-use tipsec_dataplane::burst::Burst;
 use tipsec_dataplane::counters::Counter;
 
 use super::accounting::Book;
@@ -31,9 +30,11 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks at them.
 pub(super) const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
 /// A receiver looks at least this often whether it is to end.
+pub(super) const LISTEN_FOR: Duration = Duration::from_millis(20);
+/// The same for poll(2).
 pub(super) const LISTEN: Timespec = Timespec {
     tv_sec: 0,
-    tv_nsec: 20_000_000,
+    tv_nsec: LISTEN_FOR.subsec_nanos() as i64,
 };
 /// A sender that can do nothing sleeps this long: what it waits for, frames
 /// that the other side consumes, is told by no event.
@@ -64,7 +65,8 @@ pub(super) trait Sink: Send {
     /// Whatever ends the measurement.
     fn pass(&mut self) -> Result<usize>;
 
-    /// Readable when frames have arrived.
+    /// Readable when frames have arrived; `None` if [`Self::pass`] itself waits
+    /// for them, for [`LISTEN_FOR`] at most.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }
 
@@ -345,12 +347,10 @@ fn send(mut source: impl Source, control: &Control) -> Result<()> {
 fn receive(mut sink: impl Sink, control: &Control) -> Result<()> {
     control.started();
     while !control.stop.load(Ordering::Relaxed) {
-        if sink.pass()? == 0 {
-            let mut fds: Burst<PollFd<'_>> = Burst::new();
-            fds.extend(
-                sink.fd()
-                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-            );
+        if sink.pass()? == 0
+            && let Some(fd) = sink.fd()
+        {
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
             // Interrupted or timed out: look again either way.
             let _ = poll(&mut fds, Some(&LISTEN));
         }

@@ -60,7 +60,8 @@ pub(super) const MTU: u32 = MTU_MAX;
 /// The longest frame, in bytes on the wire.
 pub(super) const FRAME_MAX: usize = MTU_MAX as usize + ETH_HEADER_LEN;
 
-fn failed<E: StdError>(what: &str) -> impl FnOnce(E) -> Error {
+/// For `map_err` on an error of the product, with all its causes.
+pub(super) fn failed<E: StdError>(what: &str) -> impl FnOnce(E) -> Error {
     let what = what.to_owned();
     move |error| {
         let mut detail = error.to_string();

@@ -157,6 +157,8 @@ pub enum Kind {
     Null,
     /// AF_XDP rings and nothing above them.
     Bare,
+    /// From program to program by `Endpoint`: two embedded nodes.
+    Endpoint,
     /// Kernel UDP in clear, one datagram a frame.
     Udp,
     /// Kernel UDP in clear, trains of datagrams in one buffer.
@@ -167,10 +169,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Tipsec,
         Self::Null,
         Self::Bare,
+        Self::Endpoint,
         Self::Udp,
         Self::UdpSegment,
         Self::Aead,
@@ -182,6 +185,7 @@ impl Kind {
             Self::Tipsec => "tipsec",
             Self::Null => "null",
             Self::Bare => "bare",
+            Self::Endpoint => "endpoint",
             Self::Udp => "udp",
             Self::UdpSegment => "udp-segment",
             Self::Aead => "aead",
@@ -219,7 +223,7 @@ pub struct Options {
     pub profiles: Vec<Profile>,
     /// Who takes part.
     pub contenders: Vec<Kind>,
-    /// Ciphers of [`Kind::Tipsec`] and [`Kind::Aead`].
+    /// Ciphers of [`Kind::Tipsec`], [`Kind::Endpoint`] and [`Kind::Aead`].
     pub suites: Vec<Suite>,
     /// AEAD crates of the same.
     pub providers: Vec<Provider>,

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use super::aead_cost::{OPEN, SEAL};
 use super::measure::CPU_THREADS_NS;
-use super::{AEAD, BARE, NULL, TIPSEC, UDP};
+use super::{AEAD, BARE, ENDPOINT, NULL, TIPSEC, UDP};
 use crate::results::{Bound, CPU_NS, Comparison, MPPS, Series, Stats};
 
 /// Nanoseconds that both pipelines together may cost beside the cipher.
 const PIPELINE_NS: f64 = 60.0;
 /// How much more the cipher may cost there than alone.
 const CIPHER_FACTOR: f64 = 1.25;
+/// How many times kernel UDP's messages an endpoint carries, at this size.
+const ENDPOINT_FACTOR: f64 = 2.0;
+/// See [`ENDPOINT_FACTOR`].
+const ENDPOINT_SIZE: &str = "1400";
 /// The cipher that targets are for: the default.
 const DEFAULT_CIPHER: &str = "aes-256-gcm";
 
@@ -35,7 +39,26 @@ pub(super) fn compare(series: &[Series]) -> Vec<Comparison> {
     let pipelines = series.iter().filter(|one| {
         one.skipped.is_none() && (one.contender.starts_with(TIPSEC) || one.contender == NULL)
     });
-    pipelines.flat_map(|one| against_all(one, series)).collect()
+    let programs = series
+        .iter()
+        .filter(|one| one.skipped.is_none() && one.contender.starts_with(ENDPOINT));
+    pipelines
+        .flat_map(|one| against_all(one, series))
+        .chain(programs.filter_map(|one| against_udp(one, series)))
+        .collect()
+}
+
+/// From program to program: sealed by an endpoint, against the kernel's UDP in
+/// clear, a datagram a frame. Against trains of datagrams nothing is compared.
+fn against_udp(one: &Series, series: &[Series]) -> Option<Comparison> {
+    let udp = beside(one, UDP, series)?;
+    let is_default = one
+        .contender
+        .starts_with(&format!("{ENDPOINT}{DEFAULT_CIPHER}"));
+    let has_target = is_default && one.label("size") == ENDPOINT_SIZE;
+    let wanted = has_target.then_some(Bound::AtLeast(ENDPOINT_FACTOR));
+    let what = format!("{}: {} / {UDP}", place(one), one.contender);
+    Comparison::ratio(what, one, udp, MPPS, wanted)
 }
 
 /// More CPU time than this share went elsewhere: the figures are not to be
@@ -68,19 +91,28 @@ fn conditions(series: &Series) -> BTreeMap<&str, &str> {
     shared.iter().map(|&key| (key, series.label(key))).collect()
 }
 
-fn against_all(one: &Series, series: &[Series]) -> Vec<Comparison> {
+/// The series of `contender` that ran beside this one.
+fn beside<'a>(one: &Series, contender: &str, series: &'a [Series]) -> Option<&'a Series> {
+    series
+        .iter()
+        .find(|other| other.contender == contender && conditions(other) == conditions(one))
+}
+
+/// Profile and size, for people.
+fn place(one: &Series) -> String {
     let (profile, size) = (one.label("profile"), one.label("size"));
-    let beside = |contender: &str| {
-        series
-            .iter()
-            .find(|other| other.contender == contender && conditions(other) == conditions(one))
-    };
     let unit = if size.parse::<usize>().is_ok() {
         " B"
     } else {
         ""
     };
-    let place = format!("{profile}, {size}{unit}");
+    format!("{profile}, {size}{unit}")
+}
+
+fn against_all(one: &Series, series: &[Series]) -> Vec<Comparison> {
+    let (profile, size) = (one.label("profile"), one.label("size"));
+    let beside = |contender: &str| beside(one, contender, series);
+    let place = place(one);
     let titled = |against: &str| format!("{place}: {} / {against}", one.contender);
     let is_default = one
         .contender
@@ -170,6 +202,29 @@ mod tests {
                 ("tipsec chacha20-poly1305 ring", "ratio", 0.4, None, None),
             ]
         );
+    }
+
+    #[test]
+    fn endpoint_has_its_target_against_datagrams_that_are_frames() {
+        let all = |endpoint: f64, size: &str| {
+            compare(&[
+                series("endpoint aes-256-gcm ring", size, &[(MPPS, endpoint)]),
+                series("endpoint aes-128-gcm ring", size, &[(MPPS, endpoint)]),
+                series(UDP, size, &[(MPPS, 1.0)]),
+                series("kernel udp_segment", size, &[(MPPS, 50.0)]),
+                series(BARE, size, &[(MPPS, 9.0)]),
+            ])
+        };
+        let outcome = |endpoint, size| -> Vec<_> {
+            let found = all(endpoint, size);
+            found.iter().map(|c| (c.samples[0], c.met)).collect()
+        };
+        assert_eq!(outcome(2.0, "1400"), [(2.0, Some(true)), (2.0, None)]);
+        assert_eq!(outcome(1.9, "1400"), [(1.9, Some(false)), (1.9, None)]);
+        assert_eq!(outcome(1.9, "570"), [(1.9, None), (1.9, None)]);
+        let line = all(2.5, "1400")[0].line();
+        let wanted = "threaded, 1400 B: endpoint aes-256-gcm ring / kernel udp: 2.50, wanted";
+        assert!(line.starts_with(wanted), "{line}");
     }
 
     #[test]

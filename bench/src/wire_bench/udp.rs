@@ -1,6 +1,6 @@
 //! The kernel's UDP in clear, as a program that wants speed uses it: sendmmsg
-//! and recvmmsg, one core each side. Imports `link`, `measure`, `counts`,
-//! `sys`.
+//! and recvmmsg, one core each side. Imports `link`, `measure`, `message`,
+//! `counts`, `sys`.
 //!
 //! With `UDP_SEGMENT` and `UDP_GRO` one system call moves a train of
 //! datagrams, and veth never cuts the train into frames: a figure of that
@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::accounting::Book;
 use super::link::{LEFT_ADDRESS, Link, RIGHT_ADDRESS, pin_napi};
 use super::measure::{Flow, Plan, ReadBook, Received, Sent, Sink, Source, measure};
+use super::message;
 use super::options::{FrameSize, Profile};
 use crate::counts::{DeviceDrops, device_drops};
 use crate::error::{Error, Result};
@@ -184,7 +185,7 @@ impl Udp<'_> {
                     .collect(),
                 period: self.size.pattern().len(),
                 next: 0,
-                payload: vec![0x5a; stride * if self.segments > 1 { 1 } else { BATCH }].into(),
+                payload: message::buffer(stride * if self.segments > 1 { 1 } else { BATCH }),
                 stride,
                 datagrams: self.segments as u64,
                 sent: &sent,
@@ -263,6 +264,7 @@ impl Sink for Receiver<'_> {
         let (mut frames, mut bytes) = (0, 0);
         let (trains, datagram) = (self.trains, self.datagram);
         let count = self.inbox.receive(&self.socket, |buffer| {
+            message::read(buffer);
             let length = buffer.len();
             let datagrams = if trains { length / datagram } else { 1 };
             frames += datagrams;

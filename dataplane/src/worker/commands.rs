@@ -79,6 +79,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
 
     /// Queues a probe for sealing in this pass.
     fn send_probe(&mut self, to: PeerIndex, probe: &Probe) {
+        self.counters.probes_begun.add(1);
         let counters = self.counters.peer(to);
         let Some(bearer) = &mut self.bearer else {
             return counters.tx_drop(TxDrop::LinkLost, 1);

@@ -96,8 +96,10 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         let Some(probe) = Probe::decode(frame.plaintext_mut(bearer)) else {
             return self.refuse(frame, RxDrop::BadPayload);
         };
+        self.counters.probes_taken.add(1);
         match probe.op {
             ProbeOp::Request => {
+                self.counters.probes_begun.add(1);
                 let reply = Probe {
                     op: ProbeOp::Reply,
                     id: probe.id,

@@ -49,8 +49,9 @@ impl<'a> Stage<'a> {
             (Kind::Udp | Kind::UdpSegment, _) => {
                 Box::new(Udp::new(link, series, size, false, plan))
             }
-            // The null cipher has no suite; any does.
-            (Kind::Null | Kind::Aead, _) => Box::new(Tipsec::<NullCipher>::new(
+            // The null cipher has no suite; any does. Those beside it cannot be
+            // asked for.
+            (Kind::Null | Kind::Endpoint | Kind::Aead, _) => Box::new(Tipsec::<NullCipher>::new(
                 ends,
                 series,
                 Suite::Aes256Gcm,
@@ -69,7 +70,7 @@ impl<'a> Stage<'a> {
             Kind::Tipsec => format!("{TIPSEC}{} {}", suite.name(), provider.name()),
             Kind::Bare => BARE.into(),
             Kind::Udp | Kind::UdpSegment => UDP.into(),
-            Kind::Null | Kind::Aead => NULL.into(),
+            Kind::Null | Kind::Endpoint | Kind::Aead => NULL.into(),
         }
     }
 
