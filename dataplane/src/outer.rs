@@ -110,11 +110,16 @@ impl Encapsulation {
     /// Bytes before the Tipsec header.
     #[inline]
     pub const fn outer_len(&self) -> usize {
-        let link = match self.vlan {
-            None => ETH_HEADER_LEN,
-            Some(_) => ETH_HEADER_LEN + VLAN_TAG_LEN,
-        };
-        link + self.overhead()
+        ETH_HEADER_LEN + self.tag_len() + self.overhead()
+    }
+
+    /// Bytes of the 802.1Q tag in it: 4, or 0 without a VLAN.
+    #[inline]
+    pub const fn tag_len(&self) -> usize {
+        match self.vlan {
+            None => 0,
+            Some(_) => VLAN_TAG_LEN,
+        }
     }
 
     /// Bytes that the encapsulation takes of an interface's MTU, before the

@@ -108,7 +108,10 @@ fn bearers(report: &StatusReport) -> String {
             bearer.network.to_string(),
             or_dash(bearer.core),
             printable(&bearer.mode),
-            printable(&bearer.encapsulation),
+            match bearer.vlan {
+                Some(vlan) => format!("{} vlan {vlan}", printable(&bearer.encapsulation)),
+                None => printable(&bearer.encapsulation),
+            },
             bearer.mtu.to_string(),
             printable(bearer.address.as_ref().unwrap_or(&bearer.mac)),
             printable(&bearer.aead),
@@ -340,6 +343,8 @@ mod tests {
             bearers: vec![BearerReport {
                 interface: "eth1".to_owned(),
                 core: Some(1),
+                encapsulation: "ethernet".to_owned(),
+                vlan: Some(100),
                 ..BearerReport::default()
             }],
             workers: vec![WorkerReport {
@@ -358,6 +363,7 @@ mod tests {
             "tipsec0",
             "no address",
             "eth1",
+            " ethernet vlan 100 ",
             "4,321",
             "dropped by worker 0\n  malformed  2\n",
             "XDP program\n  not-for-us  9\n",

@@ -68,8 +68,11 @@ pub struct BearerReport {
     pub core: Option<u32>,
     /// What it got: `zero-copy`, `native` or `generic`.
     pub mode: String,
-    /// `ethernet`.
+    /// `ethernet` or `udp`.
     pub encapsulation: String,
+    /// The VLAN that frames are tagged with, if any.
+    #[serde(default)]
+    pub vlan: Option<u16>,
     /// MTU of the NIC in bytes.
     pub mtu: u32,
     /// Address of the NIC.

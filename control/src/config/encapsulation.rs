@@ -2,14 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use tipsec_dataplane::outer::VlanId;
 use tipsec_xdp::wire::{DEFAULT_ETHERTYPE, DEFAULT_PORT};
 
 use super::or;
 use super::source::{ConfigError, Field, Table};
 use super::values::{ethertype, host_address};
 
-/// Keys that belong to one encapsulation each.
-pub(super) const KEYS: [&str; 5] = ["ethertype", "address", "port", "peers", "multicast"];
+/// Keys that belong to one encapsulation each: first those of `ethernet`.
+pub(super) const KEYS: [&str; 6] = ["ethertype", "vlan", "address", "port", "peers", "multicast"];
+/// How many of them are `ethernet`'s.
+const ETHERNET_KEYS: usize = 2;
 
 /// Most peers that can be listed for one bearer: as many as a node keeps.
 pub const MAX_STATIC_PEERS: usize = 1024;
@@ -21,9 +24,21 @@ pub enum EncapsulationChoice {
     Ethernet {
         /// EtherType of our frames.
         ethertype: u16,
+        /// The 802.1Q VLAN whose tag they carry; `None`: untagged.
+        vlan: Option<VlanId>,
     },
     /// UDP over IPv4 or IPv6.
     Udp(UdpConfig),
+}
+
+impl EncapsulationChoice {
+    /// The VLAN of frames, if they are tagged.
+    pub fn vlan(&self) -> Option<VlanId> {
+        match self {
+            Self::Ethernet { vlan, .. } => *vlan,
+            Self::Udp(_) => None,
+        }
+    }
 }
 
 /// A bearer with `encapsulation = "udp"`.
@@ -44,9 +59,9 @@ pub(super) fn read_encapsulation(table: &Table<'_>) -> Result<EncapsulationChoic
         field.choice(&[("ethernet", false), ("udp", true)])
     })?;
     let (foreign, other) = if udp {
-        (&KEYS[..1], "ethernet")
+        (&KEYS[..ETHERNET_KEYS], "ethernet")
     } else {
-        (&KEYS[1..], "udp")
+        (&KEYS[ETHERNET_KEYS..], "udp")
     };
     for key in foreign {
         if let Some(field) = table.field(key) {
@@ -59,7 +74,11 @@ pub(super) fn read_encapsulation(table: &Table<'_>) -> Result<EncapsulationChoic
     let ethertype = or(table.field("ethertype"), DEFAULT_ETHERTYPE, |field| {
         ethertype(field.integer(0x0600..=0xFFFF)?).map_err(|error| field.error(error))
     })?;
-    Ok(EncapsulationChoice::Ethernet { ethertype })
+    let vlan = or(table.field("vlan"), None, |field| {
+        // What 802.1Q reserves, 0 and 4095, is no VLAN.
+        field.integer(1..=4094).map(VlanId::new)
+    })?;
+    Ok(EncapsulationChoice::Ethernet { ethertype, vlan })
 }
 
 fn read_udp(table: &Table<'_>) -> Result<UdpConfig, ConfigError> {

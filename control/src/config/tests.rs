@@ -1,5 +1,7 @@
 //! Tests of good and bad configuration files.
 
+use tipsec_dataplane::outer::VlanId;
+
 use super::*;
 
 const SMALL: &str = "cluster = \"c\"\nnode = 7\n[[bearer]]\ninterface = \"eth1\"\n";
@@ -71,6 +73,7 @@ fn every_line_of_the_example_that_is_commented_out_works() {
     assert_eq!(config.bearers[1].network.number(), 1);
     assert_eq!(config.bearers[1].napi, NapiProfile::Depth(128));
     assert_eq!(config.bearers[0].busy_poll, Some(BusyPoll::default()));
+    assert_eq!(config.bearers[0].encapsulation.vlan(), VlanId::new(100));
     let udp = UdpConfig {
         address: Some([10, 0, 0, 1].into()),
         port: 6119,
@@ -111,7 +114,8 @@ fn values_other_than_defaults_are_taken() {
         limits = { packets_per_key = 1024 }\n\
         crypto = { provider = 'aws-lc-rs', suites = ['chacha20-poly1305', 'aes-128-gcm'] }\n\
         [tap]\naddresses = ['fd00::1/64', '10.0.0.1/8']\n\
-        [[bearer]]\ninterface = 'enp1s0'\nqueue = 3\nmode = 'native-copy'\nethertype = 0x88B6\n";
+        [[bearer]]\ninterface = 'enp1s0'\nqueue = 3\nmode = 'native-copy'\nethertype = 0x88B6\n\
+        vlan = 4094\n";
     let config = parse(text);
     assert_eq!(config.polling, Polling::Spin);
     assert_eq!(config.rekey_interval_s, None);
@@ -120,7 +124,10 @@ fn values_other_than_defaults_are_taken() {
     assert_eq!(config.suites, [Suite::ChaCha20Poly1305, Suite::Aes128Gcm]);
     assert_eq!(config.tap.addresses[0].prefix_len, 64);
     assert_eq!(config.bearers[0].mode, ModeChoice::NativeCopy);
-    let ethernet = EncapsulationChoice::Ethernet { ethertype: 0x88B6 };
+    let ethernet = EncapsulationChoice::Ethernet {
+        ethertype: 0x88B6,
+        vlan: VlanId::new(4094),
+    };
     assert_eq!(config.bearers[0].encapsulation, ethernet);
     assert_eq!(config.bearers[0].queues, [3]);
 }
@@ -320,6 +327,21 @@ fn errors_name_file_line_key_and_what_was_expected() {
             format!("{top}{bearer}encapsulation = 'udp'\nethertype = 0x88B5\n"),
             "6: bearer.ethertype:",
             "\"ethernet\" alone",
+        ),
+        (
+            format!("{top}{bearer}encapsulation = 'udp'\nvlan = 100\n"),
+            "6: bearer.vlan:",
+            "\"ethernet\" alone",
+        ),
+        (
+            format!("{top}{bearer}vlan = 0\n"),
+            "5: bearer.vlan: 0",
+            "1 to 4094",
+        ),
+        (
+            format!("{top}{bearer}vlan = 4095\n"),
+            "5: bearer.vlan: 4095",
+            "1 to 4094",
         ),
         (
             format!("{top}{bearer}encapsulation = 'udp'\nport = 0\n"),

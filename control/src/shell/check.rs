@@ -17,6 +17,8 @@ mod read;
 mod rules;
 mod sys;
 
+pub(super) use nic::strips_tags;
+
 /// What is to be done about a finding, from nothing to everything.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -66,6 +66,16 @@ impl ControlPort {
         }
     }
 
+    /// Frames of ours on another VLAN, or tagged otherwise, since this was last
+    /// asked: refused.
+    pub fn take_other_vlan(&self) -> u64 {
+        match self {
+            Self::Packet(socket) => socket.take_other_vlan(),
+            // A frame of another VLAN is not this host's to its IP.
+            Self::Udp(_) => 0,
+        }
+    }
+
     /// What to wait for.
     pub fn sockets(&self) -> Vec<BorrowedFd<'_>> {
         match self {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tipsec_dataplane::ids::LaneIndex;
 use tipsec_dataplane::mac::MacAddr;
-use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
+use tipsec_dataplane::outer::{Encapsulation, OuterHeader, VlanId};
 
 use super::routes;
 use crate::address::Address;
@@ -21,6 +21,8 @@ pub enum Carrier {
     Ethernet {
         /// EtherType of Tipsec frames.
         ethertype: u16,
+        /// The VLAN whose tag they carry, if any.
+        vlan: Option<VlanId>,
     },
     /// UDP, to this address of the NIC's own.
     Udp(SocketAddr),
@@ -58,7 +60,9 @@ impl Link {
     /// How frames to it are wrapped.
     pub fn encapsulation(&self) -> Encapsulation {
         match self.carrier {
-            Carrier::Ethernet { ethertype } => Encapsulation::ethernet(self.own, ethertype, None),
+            Carrier::Ethernet { ethertype, vlan } => {
+                Encapsulation::ethernet(self.own, ethertype, vlan)
+            }
             Carrier::Udp(address) => Encapsulation::udp(self.own, address, None),
         }
     }
@@ -88,8 +92,8 @@ impl Link {
         next_hop: impl FnOnce(routes::Destination) -> Option<MacAddr>,
     ) -> Option<OuterHeader> {
         match (self.carrier, way) {
-            (Carrier::Ethernet { ethertype }, Way::Direct(to)) => {
-                Some(OuterHeader::ethernet(self.own, to, ethertype, None))
+            (Carrier::Ethernet { ethertype, vlan }, Way::Direct(to)) => {
+                Some(OuterHeader::ethernet(self.own, to, ethertype, vlan))
             }
             (Carrier::Udp(own), Way::Routed(destination, to)) => {
                 let port = LANE_PORT_BASE + u16::from(lane.0);
@@ -104,6 +108,8 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
+    use tipsec_dataplane::outer::OUTER_LEN_MAX;
+
     use super::*;
 
     const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -114,6 +120,13 @@ mod tests {
             ifindex: 3,
             own: OWN,
             carrier,
+        }
+    }
+
+    fn ethernet(vlan: Option<VlanId>) -> Carrier {
+        Carrier::Ethernet {
+            ethertype: 0x88b5,
+            vlan,
         }
     }
 
@@ -149,8 +162,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_on_a_vlan_is_what_is_taken_there() {
+        for vlan in [None, VlanId::new(100)] {
+            let link = link(ethernet(vlan));
+            let way = link.way_to(Address::Ethernet(HOP)).unwrap();
+            let header = link.header(LaneIndex(0), way, |_| None).unwrap();
+            let mut place = [0; OUTER_LEN_MAX];
+            header.write(&mut place, 40);
+            let bytes = &place[OUTER_LEN_MAX - header.len()..];
+            let tag: &[u8] = match vlan {
+                None => &[],
+                // Priority 0.
+                Some(_) => &[0x81, 0x00, 0, 100],
+            };
+            assert_eq!(bytes[12..], [tag, &[0x88, 0xb5]].concat());
+            // The station there takes it, and on no other VLAN.
+            for other in [None, VlanId::new(100), VlanId::new(101)] {
+                let there = Link {
+                    own: HOP,
+                    carrier: ethernet(other),
+                    ..link
+                };
+                let encapsulation = there.encapsulation();
+                let outer = bytes.get(..encapsulation.outer_len());
+                let taken = outer.and_then(|outer| encapsulation.inner(outer)).is_some();
+                assert_eq!(taken, other == vlan, "{vlan:?} {other:?}");
+            }
+        }
+    }
+
+    #[test]
     fn encapsulations_and_families_do_not_mix() {
-        let ethernet = link(Carrier::Ethernet { ethertype: 0x88b5 });
+        let ethernet = link(ethernet(None));
         let four = link(Carrier::Udp("10.0.0.1:6119".parse().unwrap()));
         let six = link(Carrier::Udp("[fd00::1]:6119".parse().unwrap()));
         assert_eq!(

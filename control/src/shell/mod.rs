@@ -19,5 +19,6 @@ pub mod packet_socket;
 pub mod paths;
 mod reports;
 pub mod routes;
+mod sockopt;
 pub mod start;
 pub mod udp_socket;

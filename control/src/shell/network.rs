@@ -1,7 +1,7 @@
 //! What the node does when the network around it changes: ways to peers, MTUs,
 //! and words for the operator. Imports `paths` and `nic`.
 
-use tipsec_dataplane::attach::MTU_SINGLE_BUFFER;
+use tipsec_dataplane::bearer::xdp::XdpConfig;
 use tipsec_dataplane::frame::TAP_OVERHEAD;
 
 use super::clock;
@@ -24,9 +24,10 @@ pub(super) fn carried_mtu(link: &Link, interface_mtu: u32, max: u32) -> u32 {
     interface_mtu.min(max).saturating_sub(overhead)
 }
 
-/// The largest MTU for which frame memory is made at a start with this one.
-pub(super) fn mtu_max(interface_mtu: u32) -> u32 {
-    interface_mtu.max(MTU_SINGLE_BUFFER)
+/// The largest MTU for which frame memory of these sizes is made at a start
+/// with this one.
+pub(super) fn mtu_max(interface_mtu: u32, sizes: &XdpConfig) -> u32 {
+    interface_mtu.max(sizes.mtu_single_buffer())
 }
 
 /// The MTU in bytes of the tap: whichever NIC a frame takes, it must fit.

@@ -48,6 +48,9 @@ pub struct Node {
     pub(super) frames_received: u64,
     /// Control frames that the kernel had no room for.
     pub(super) socket_dropped: u64,
+    /// Frames of ours with another VLAN's tag, or tagged where they should not
+    /// be, or not where they should.
+    pub(super) other_vlan: u64,
     keyring: Keyring,
     /// Opened frames per peer at the last look.
     opened: HashMap<PeerIndex, u64>,
@@ -80,6 +83,7 @@ impl Node {
             sends_failed: 0,
             frames_received: 0,
             socket_dropped: 0,
+            other_vlan: 0,
             keyring,
             opened: HashMap::new(),
             next_look: now,
@@ -280,6 +284,7 @@ impl Node {
         self.next_look = now + self.machine.settings().link_tolerance / 4;
         for nic in &self.nics {
             self.socket_dropped += nic.port.take_dropped();
+            self.other_vlan += nic.port.take_other_vlan();
         }
         let indexes = self
             .machine

@@ -71,6 +71,7 @@ impl Node {
         control.insert("send_failed".to_owned(), self.sends_failed);
         control.insert("frames_received".to_owned(), self.frames_received);
         control.insert("socket_dropped".to_owned(), self.socket_dropped);
+        control.insert("other_vlan".to_owned(), self.other_vlan);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: settings.cluster.to_string(),

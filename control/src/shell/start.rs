@@ -11,10 +11,13 @@ use tipsec_dataplane::bearer::xdp::{OpenError, XdpBearer, XdpConfig};
 use tipsec_dataplane::command::{self, WorkerEnd};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::outer::VlanId;
 use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError, TapQueue};
 use tipsec_dataplane::worker::{self, SpawnError, Worker, WorkerConfig};
+use tipsec_xdp::wire::VLAN_TAG_LEN;
 
 use super::admin_server::{AdminServer, AdminServerError};
+use super::check::strips_tags;
 use super::clock::{self, OsRandom};
 use super::control_port::ControlPort;
 use super::daemon::{Daemon, watch_signals};
@@ -153,7 +156,15 @@ pub(crate) fn build(
     let mut routes = Routes::open(&ifindexes)?;
     let mut links = Vec::new();
     for (at, interface) in interfaces.iter().enumerate() {
-        links.push(link(config, at, interface, &mut routes)?);
+        let link = link(config, at, interface, &mut routes)?;
+        if link.encapsulation().tag_len() > 0 && strips_tags(&interface.name) {
+            let name = &interface.name;
+            tracing::warn!(
+                "interface {name:?} takes VLAN tags off before XDP sees them: no data will \
+                 arrive (`ethtool -K {name} rxvlan off`)"
+            );
+        }
+        links.push(link);
     }
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
     let keyring = Keyring::open(&config.state_dir)?;
@@ -230,10 +241,16 @@ fn check_interfaces(config: &Config) -> Result<Vec<Interface>, ConfigError> {
 
 /// What all queues lock.
 fn umem_bytes(config: &Config, interfaces: &[Interface]) -> u64 {
-    let sizes = XdpConfig::default();
     let bearers = config.bearers.iter().zip(interfaces);
     bearers
-        .map(|(wanted, interface)| sizes.umem_bytes_at(interface.mtu) * wanted.queues.len() as u64)
+        .map(|(wanted, interface)| {
+            let tag_len = wanted.encapsulation.vlan().map_or(0, |_| VLAN_TAG_LEN);
+            let sizes = XdpConfig {
+                tag_len,
+                ..XdpConfig::default()
+            };
+            sizes.umem_bytes_at(interface.mtu) * wanted.queues.len() as u64
+        })
         .sum()
 }
 
@@ -258,7 +275,9 @@ fn link(
                 .map_err(|(key, message)| config.bearer_error(at, key, message))?;
             Carrier::Udp(SocketAddr::new(address, udp.port))
         }
-        Some(&EncapsulationChoice::Ethernet { ethertype }) => Carrier::Ethernet { ethertype },
+        Some(&EncapsulationChoice::Ethernet { ethertype, vlan }) => {
+            Carrier::Ethernet { ethertype, vlan }
+        }
         None => return Err(config.error_at("bearer", "there is no such bearer").into()),
     };
     Ok(Link {
@@ -350,18 +369,23 @@ fn open_nic(
     aead: &str,
     queues: &mut Vec<Queue>,
 ) -> Result<Nic, StartError> {
-    let mtu_max = mtu_max(interface.mtu);
+    let encapsulation = link.encapsulation();
+    let sizes = XdpConfig {
+        in_flight_max: wanted.napi.in_flight_max(),
+        busy_poll: wanted.busy_poll,
+        huge_pages: wanted.huge_pages,
+        outer_len: encapsulation.outer_len(),
+        tag_len: encapsulation.tag_len(),
+        ..XdpConfig::default()
+    };
+    let mtu_max = mtu_max(interface.mtu, &sizes);
     let mtu = carried_mtu(&link, interface.mtu, mtu_max);
     let mut ports = Vec::new();
     for (at, &queue) in wanted.queues.iter().enumerate() {
         let core = wanted.cores.get(at).copied();
         let sizes = XdpConfig {
-            in_flight_max: wanted.napi.in_flight_max(),
-            busy_poll: wanted.busy_poll,
-            huge_pages: wanted.huge_pages,
             core: core.map(|core| core as usize),
-            outer_len: link.encapsulation().outer_len(),
-            ..XdpConfig::default()
+            ..sizes
         };
         let bearer = XdpBearer::open(attachment, queue, &sizes)?;
         for option in &bearer.report().refused {
@@ -385,7 +409,8 @@ fn open_nic(
             state: BearerState::Up,
             core,
             mode: bearer.report().mode.name().to_owned(),
-            encapsulation: link.encapsulation().name().to_owned(),
+            encapsulation: encapsulation.name().to_owned(),
+            vlan: wanted.encapsulation.vlan().map(VlanId::value),
             address: match link.carrier {
                 Carrier::Ethernet { .. } => None,
                 Carrier::Udp(address) => Some(address.to_string()),
@@ -440,8 +465,8 @@ fn open_port(
                 std::io::ErrorKind::InvalidInput.into(),
             ))
         }
-        (Carrier::Ethernet { ethertype }, EncapsulationChoice::Ethernet { .. }) => {
-            let socket = PacketSocket::open(link.ifindex, ethertype, link.own)
+        (Carrier::Ethernet { ethertype, vlan }, EncapsulationChoice::Ethernet { .. }) => {
+            let socket = PacketSocket::open(link.ifindex, ethertype, vlan, link.own)
                 .map_err(refused("open the packet socket for control frames"))?;
             Ok((ControlPort::Packet(socket), Vec::new()))
         }

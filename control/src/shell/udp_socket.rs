@@ -5,7 +5,7 @@
 //! peer's frame with "port unreachable". The XDP program passes handshakes and
 //! beacons on to the kernel; what it cannot judge, a packet with IP options or
 //! extension headers, it passes too, and a socket filter here refuses it.
-//! docs/unsafe.md lists this file.
+//! Imports `sockopt`'s. docs/unsafe.md lists this file.
 
 #![allow(unsafe_code)]
 
@@ -17,6 +17,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 use tipsec_xdp::wire::{GROUP_IPV4, GROUP_IPV6, Kind, PROTOCOL_UDP, UDP_HEADER_LEN};
+
+use super::sockopt::{AND, JUMP_IF_EQUAL, LOAD_BYTE, RETURN, attach_filter, jump, set, statement};
 
 /// What the kernel may keep for us, in bytes: some 500 control frames.
 const RECEIVE_BUFFER_LEN: usize = 512 * 1024;
@@ -184,10 +186,6 @@ fn refuse_all_but_control(socket: &OwnedFd, address: SocketAddr) -> io::Result<(
     // Offsets from the UDP header, or with SKF_NET_OFF from the IP header.
     #[allow(clippy::cast_sign_loss)]
     let ip = libc::SKF_NET_OFF as u32;
-    const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-    const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-    const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
     // Of IPv4 the header's length in words, of IPv6 the next header's number.
     let (at, mask, expected) = match address {
         SocketAddr::V4(_) => (ip, 0x0f, 5),
@@ -207,52 +205,7 @@ fn refuse_all_but_control(socket: &OwnedFd, address: SocketAddr) -> io::Result<(
         statement(RETURN, u32::MAX),
         statement(RETURN, 0),
     ];
-    let program = libc::sock_fprog {
-        // Eight.
-        #[allow(clippy::cast_possible_truncation)]
-        len: program.len() as libc::c_ushort,
-        filter: program.as_mut_ptr(),
-    };
-    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
-}
-
-fn statement(code: u32, k: u32) -> libc::sock_filter {
-    jump(code, k, 0, 0)
-}
-
-#[allow(clippy::cast_possible_truncation)] // codes have 16 bits
-fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    let code = code as u16;
-    libc::sock_filter { code, jt, jf, k }
-}
-
-/// Sets an option that rustix does not have; `T` is the kernel's type for it.
-fn set<T: Copy>(
-    socket: &OwnedFd,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: T,
-) -> io::Result<()> {
-    // At most 16 bytes.
-    #[allow(clippy::cast_possible_truncation)]
-    let len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the kernel reads `len` bytes of a live,
-    // initialised value, in one case a `sock_fprog` whose instructions its
-    // caller keeps alive until this returns (socket(7)).
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(&value).cast(),
-            len,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    attach_filter(socket, &mut program)
 }
 
 /// Datagrams dropped in the life of a socket; 0 if the kernel does not tell.

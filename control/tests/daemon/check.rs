@@ -125,6 +125,11 @@ fn a_machine_that_works_is_fine_and_stays_as_it_is() {
     checked.says("driver", "ok", &["veth", "native XDP with a copy"]);
     checked.says("state_dir", "change", &["no master key", "master set"]);
     checked.says("core", "change", &["not pinned"]);
+    checked.says("VLAN stripping", "change", &["ethtool -K eth1 rxvlan off"]);
+    // A veth only says so, and a tag stays where it is.
+    let interface = format!("interface = \"{NIC}\"\n");
+    let tagged = text.replace(&interface, &format!("{interface}vlan = 100\n"));
+    Checked::of(&lab, &tagged, &[]).says("VLAN stripping", "ok", &["txvlan"]);
     assert_untouched(&lab);
 
     let output = run_check(&lab, &text, &[], &[]);
@@ -181,11 +186,10 @@ fn what_is_in_the_way_is_found() {
 
     lab.ip(&ns, &["link", "add", "br1", "type", "bridge"]);
     lab.ip(&ns, &["link", "set", NIC, "master", "br1"]);
-    stopped(
-        &good,
-        "membership",
-        &["bridge br1", "ip link set eth1 nomaster"],
-    );
+    let checked = Checked::of(&lab, &good, &[]);
+    let words = ["bridge br1", "ip link set eth1 nomaster"];
+    checked.says("membership", "change", &words);
+    assert_eq!(checked.stops(), [""; 0]);
     lab.ip(&ns, &["link", "set", NIC, "nomaster"]);
 
     lab.ip(&ns, &["link", "set", NIC, "down"]);

@@ -24,3 +24,4 @@ mod rekey;
 mod startup;
 mod traffic;
 mod udp;
+mod vlan;

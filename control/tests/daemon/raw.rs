@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
 use crate::lab::Lab;
 
@@ -60,6 +60,8 @@ impl RawSocket {
                 ifindex: i32::try_from(ifindex).unwrap(),
                 rest: [0; 12],
             };
+            // The kernel takes a tag off what arrives, and tells it beside.
+            switch_on(&socket, libc::PACKET_AUXDATA);
             rustix::net::bind(&socket, &address).unwrap();
             socket
         });
@@ -70,19 +72,7 @@ impl RawSocket {
     /// the sending thread's core, modulo queues (`packet_pick_tx_queue` in the
     /// kernel), and on a veth arrive in the other end's queue of that number.
     pub(crate) fn choose_queue_by_core(&self) {
-        let on: libc::c_int = 1;
-        // SAFETY: the descriptor is open, and the kernel reads the 4 bytes of a
-        // live integer (packet(7)).
-        let result = unsafe {
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_QDISC_BYPASS,
-                std::ptr::from_ref(&on).cast(),
-                4,
-            )
-        };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        switch_on(&self.0, libc::PACKET_QDISC_BYPASS);
     }
 
     /// Sends a frame; false if the device's queue is full.
@@ -94,12 +84,43 @@ impl RawSocket {
         }
     }
 
-    fn receive<'a>(&self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-        match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty()) {
-            Ok((_, len)) => buffer.get(..len),
-            Err(Errno::AGAIN) => None,
-            Err(error) => panic!("capture: {error}"),
+    /// The next frame as it was on the wire, with its tag if it had one.
+    fn receive(&self, buffer: &mut [u8]) -> Option<Vec<u8>> {
+        let mut place = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        let mut beside = [0_u64; 8];
+        // SAFETY: all of a msghdr may be zero.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut place;
+        message.msg_iovlen = 1;
+        message.msg_control = beside.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&beside);
+        // SAFETY: the descriptor is open, and what the message points to lives
+        // on, with the lengths that it says.
+        let len = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0) };
+        let Ok(len) = usize::try_from(len) else {
+            let error = std::io::Error::last_os_error();
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "capture");
+            return None;
+        };
+        let mut frame = buffer[..len].to_vec();
+        // SAFETY: the kernel has written the message and what lies beside it.
+        let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
+        if let Some(first) = first.filter(|first| first.cmsg_type == libc::PACKET_AUXDATA) {
+            // SAFETY: what follows this header is a tpacket_auxdata (packet(7)).
+            let told: libc::tpacket_auxdata = unsafe {
+                libc::CMSG_DATA(first)
+                    .cast::<libc::tpacket_auxdata>()
+                    .read_unaligned()
+            };
+            if told.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
+                let tag = [told.tp_vlan_tpid, told.tp_vlan_tci].map(u16::to_be_bytes);
+                frame.splice(12..12, tag.concat());
+            }
         }
+        Some(frame)
     }
 
     fn wait(&self) {
@@ -107,6 +128,23 @@ impl RawSocket {
         let patience = Timespec::try_from(Duration::from_millis(20)).unwrap();
         let _ = poll(&mut fds, Some(&patience));
     }
+}
+
+/// Sets an option of packet sockets to 1.
+fn switch_on(socket: &OwnedFd, option: libc::c_int) {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the kernel reads the 4 bytes of a
+    // live integer (packet(7)).
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            std::ptr::from_ref(&on).cast(),
+            4,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Records frames until it is asked for them.
@@ -133,8 +171,8 @@ impl Capture {
                 // Asked before reading, so that what came before is read.
                 let last = stopped.load(Ordering::Relaxed);
                 while let Some(frame) = socket.receive(&mut buffer) {
-                    if keep(frame) {
-                        frames.push(frame.to_vec());
+                    if keep(&frame) {
+                        frames.push(frame);
                     }
                 }
                 if last {

@@ -1,13 +1,15 @@
-//! Numbered datagrams through the taps.
+//! Through the taps: numbered datagrams, and bytes over TCP.
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::lab::Lab;
+use crate::node::PATIENCE;
 
 /// What every datagram carries, to be looked for on the wire.
 pub(crate) const MARKER: &[u8] = b"plain text must never be seen here";
@@ -15,7 +17,8 @@ pub(crate) const MARKER: &[u8] = b"plain text must never be seen here";
 const DATAGRAM_LEN: usize = 200;
 const PORT: u16 = 5000;
 
-fn address(i: usize) -> Ipv4Addr {
+/// Address of node `i`'s tap.
+pub(crate) fn address(i: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, u8::try_from(i).unwrap())
 }
 
@@ -122,4 +125,31 @@ impl Drop for Sink {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Sends bytes through the taps over TCP, and compares them.
+pub(crate) fn tcp(lab: &Lab, len: usize) {
+    let listener = lab.inside(&lab.node(2), || {
+        TcpListener::bind("10.77.0.2:7001").unwrap()
+    });
+    let sent: Vec<u8> = (0..len)
+        .map(|i| u8::try_from(i * 31 % 251).unwrap())
+        .collect();
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let mut stream = lab.inside(&lab.node(1), || {
+            let to: SocketAddr = "10.77.0.2:7001".parse().unwrap();
+            TcpStream::connect_timeout(&to, PATIENCE).unwrap()
+        });
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&sent).unwrap();
+        drop(stream);
+        assert!(receiver.join().unwrap() == sent, "other bytes came");
+    });
 }

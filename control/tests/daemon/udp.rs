@@ -3,8 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tipsec_control::admin::LinkState;
@@ -14,7 +13,7 @@ use tipsec_xdp::wire::{GROUP_IPV4, GROUP_IPV4_MAC, GROUP_IPV6, GROUP_IPV6_MAC};
 use crate::lab::{Lab, NIC, SECOND_NIC, TAP, Wiring, mac, port, wait_for};
 use crate::node::{Daemon, PATIENCE, cluster_of, config_with};
 use crate::raw::{Capture, RawSocket};
-use crate::traffic::{Sink, Source};
+use crate::traffic::{Sink, Source, tcp};
 
 const PORT: u16 = 6119;
 /// Bytes before the Tipsec header, and where in them the IP header starts.
@@ -118,33 +117,6 @@ fn carries(lab: &Lab, [there, back]: [&Sink; 2], what: &str) {
     wait_for(what, PATIENCE, || {
         let now = [there.received(), back.received()];
         (now[0] > before[0] + 100 && now[1] > before[1] + 100).then_some(())
-    });
-}
-
-/// Sends bytes through the taps over TCP, and compares them.
-fn tcp(lab: &Lab, len: usize) {
-    let listener = lab.inside(&lab.node(2), || {
-        TcpListener::bind("10.77.0.2:7001").unwrap()
-    });
-    let sent: Vec<u8> = (0..len)
-        .map(|i| u8::try_from(i * 31 % 251).unwrap())
-        .collect();
-    std::thread::scope(|scope| {
-        let receiver = scope.spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut bytes = Vec::new();
-            stream.read_to_end(&mut bytes).unwrap();
-            bytes
-        });
-        let mut stream = lab.inside(&lab.node(1), || {
-            let to: SocketAddr = "10.77.0.2:7001".parse().unwrap();
-            TcpStream::connect_timeout(&to, PATIENCE).unwrap()
-        });
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&sent).unwrap();
-        drop(stream);
-        assert!(receiver.join().unwrap() == sent, "other bytes came");
     });
 }
 

@@ -202,6 +202,8 @@ pub(super) struct Bearer {
     pub(super) spin: bool,
     /// Whether frames go in UDP.
     pub(super) udp: bool,
+    /// The VLAN that frames are tagged with.
+    pub(super) vlan: Option<u16>,
     /// Frames in flight.
     pub(super) in_flight: usize,
     /// Where the configuration says these: `key (file:line)`.
@@ -217,6 +219,7 @@ pub(super) struct Places {
     pub(super) queue: String,
     pub(super) core: String,
     pub(super) mode: String,
+    pub(super) vlan: String,
 }
 
 /// What the data plane says of the device, by the check that a start makes.
@@ -284,6 +287,35 @@ pub(super) struct Coalescing {
     pub(super) rx_usecs: u32,
     pub(super) tx_usecs: u32,
     pub(super) adaptive_rx: bool,
+}
+
+impl Nic {
+    /// What the device does with the tag of a received frame (`rxvlan` of
+    /// ethtool); `None` if it does not tell.
+    pub(super) fn strips_tags(&self) -> Option<Stripping> {
+        let feature = self.features.get("rx-vlan-hw-parse")?;
+        let is_veth = self.driver.as_ref().is_some_and(|d| d.name == "veth");
+        Some(match feature {
+            Feature { on: false, .. } => Stripping::Off,
+            // It says so, but leaves tags where its other end has put them.
+            Feature { on: true, .. } if is_veth => Stripping::InName,
+            Feature { changeable, .. } => Stripping::On {
+                changeable: *changeable,
+            },
+        })
+    }
+}
+
+/// Whether tags are taken off received frames before an XDP program sees them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stripping {
+    Off,
+    /// As a veth has it: nothing is taken off.
+    InName,
+    On {
+        /// Whether `ethtool -K` can change it.
+        changeable: bool,
+    },
 }
 
 /// Ethernet flow control.

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tipsec_dataplane::attach::{Interface, InterfaceError, attached_program};
+use tipsec_dataplane::outer::VlanId;
 use tipsec_dataplane::worker::Polling;
 
 use super::facts::{
     Bearer, Coalescing, Driver, Feature, Irq, Link, Master, Nic, Pause, Places, Program, Queues,
-    Rings, Sysfs,
+    Rings, Stripping, Sysfs,
 };
 use super::parse;
 use super::read::{file, number};
@@ -47,12 +48,14 @@ fn bearer(
         mode: wanted.mode,
         spin: config.polling == Polling::Spin,
         udp: matches!(wanted.encapsulation, EncapsulationChoice::Udp(_)),
+        vlan: wanted.encapsulation.vlan().map(VlanId::value),
         in_flight,
         at: Places {
             interface: at("interface"),
             queue: at("queues"),
             core: at("cores"),
             mode: at("mode"),
+            vlan: at("vlan"),
         },
         link: link(&wanted.interface),
         nic: nic(&wanted.interface),
@@ -72,6 +75,18 @@ fn link(interface: &str) -> Link {
         }
         Err(other) => Link::Refused(other.to_string()),
     }
+}
+
+/// Whether a device takes tags off before an XDP program sees them; false if it
+/// does not tell.
+pub(in crate::shell) fn strips_tags(interface: &str) -> bool {
+    let nic = Ethtool::new(interface).map(|ethtool| Nic {
+        driver: driver(&ethtool),
+        features: features(&ethtool),
+        ..Nic::default()
+    });
+    nic.and_then(|nic| nic.strips_tags())
+        .is_some_and(|stripping| matches!(stripping, Stripping::On { .. }))
 }
 
 fn nic(interface: &str) -> Option<Nic> {

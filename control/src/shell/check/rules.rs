@@ -9,6 +9,7 @@ mod cpu;
 mod files;
 mod host;
 mod steering;
+mod vlan;
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ pub struct XdpConfig {
     /// Chunks of 4096 bytes in the UMEM, without those of wide rooms.
     pub chunks: u32,
     /// Rooms for frames longer than a chunk, which are there only at an MTU
-    /// above [`MTU_SINGLE_BUFFER`]: for those in flight, those that are being
+    /// above [`Self::mtu_single_buffer`]: for those in flight, those that are being
     /// joined, and those that one pass holds.
     pub wide_rooms: u32,
     /// Entries of the RX ring, a power of two; the fill ring is twice that.
@@ -45,6 +45,9 @@ pub struct XdpConfig {
     /// Bytes of the outer header of every frame:
     /// [`crate::outer::Encapsulation::outer_len`].
     pub outer_len: usize,
+    /// Bytes of the VLAN tag in it, which the MTU does not count but a buffer
+    /// has to hold: [`crate::outer::Encapsulation::tag_len`].
+    pub tag_len: usize,
 }
 
 /// Where the device's NAPI runs, which decides how many frames in flight serve
@@ -114,14 +117,21 @@ impl Default for XdpConfig {
             huge_pages: true,
             core: None,
             outer_len: ETH_HEADER_LEN,
+            tag_len: 0,
         }
     }
 }
 
 impl XdpConfig {
+    /// Largest MTU in bytes of which a frame, tag included, fits one buffer.
+    pub const fn mtu_single_buffer(&self) -> u32 {
+        #[allow(clippy::cast_possible_truncation)] // 0 or 4
+        MTU_SINGLE_BUFFER.saturating_sub(self.tag_len as u32)
+    }
+
     /// Bytes of memory that one bearer locks where frames fit one chunk.
     pub fn umem_bytes(&self) -> u64 {
-        self.umem_bytes_at(MTU_SINGLE_BUFFER)
+        self.umem_bytes_at(self.mtu_single_buffer())
     }
 
     /// Bytes of memory that one bearer locks on an interface with an MTU of
@@ -133,7 +143,7 @@ impl XdpConfig {
     /// How frame memory is cut for frames of an interface with an MTU of `mtu`
     /// bytes.
     pub(super) fn layout(&self, mtu: u32) -> Layout {
-        if mtu <= MTU_SINGLE_BUFFER {
+        if mtu <= self.mtu_single_buffer() {
             return Layout {
                 chunks: self.chunks,
                 wide_rooms: 0,
@@ -183,7 +193,8 @@ impl XdpConfig {
             && self.fill_min <= self.fill_max
             && self.fill_max <= 1 << 20
             && (BURST..1 << 16).contains(&(self.wide_rooms as usize))
-            && (ETH_HEADER_LEN..=OUTER_LEN_MAX).contains(&self.outer_len);
+            && matches!(self.tag_len, 0 | VLAN_TAG_LEN)
+            && (ETH_HEADER_LEN + self.tag_len..=OUTER_LEN_MAX).contains(&self.outer_len);
         sound.then_some(()).ok_or(OpenError::Sizes(*self))
     }
 }
@@ -216,6 +227,16 @@ mod tests {
         assert_eq!(cut(MTU_SINGLE_BUFFER + 1), (512, 2));
         assert_eq!(cut(9000), (512, 3));
         assert_eq!(config.umem_bytes_at(9000), (4096 + 3 * 512) * 4096);
+        // The tag takes its bytes of the buffer, though not of the MTU.
+        let tagged = XdpConfig {
+            outer_len: ETH_HEADER_LEN + VLAN_TAG_LEN,
+            tag_len: VLAN_TAG_LEN,
+            ..config
+        };
+        assert!(tagged.check().is_ok());
+        let wide_rooms = |mtu| tagged.layout(mtu).wide_rooms;
+        assert_eq!((wide_rooms(3502), wide_rooms(3503)), (0, 512));
+        assert_eq!(tagged.umem_bytes(), config.umem_bytes());
         // Room for the plaintext offset and the largest frame behind it.
         for outer_len in [ETH_HEADER_LEN, OUTER_LEN_MAX] {
             for mtu in [MTU_SINGLE_BUFFER, MTU_SINGLE_BUFFER + 1, 9000, MTU_MAX] {
@@ -268,6 +289,11 @@ mod tests {
             },
             XdpConfig {
                 outer_len: 67,
+                ..good
+            },
+            XdpConfig {
+                outer_len: ETH_HEADER_LEN,
+                tag_len: VLAN_TAG_LEN,
                 ..good
             },
         ] {

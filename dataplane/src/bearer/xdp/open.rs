@@ -24,9 +24,7 @@ use xsk_rs::{Socket, Umem as XskUmem};
 use super::rings::Rings;
 use super::umem::{CHUNK_LEN, Layout, Room, Umem};
 use super::{BearerMode, Hook, XdpConfig};
-use crate::attach::{
-    Attachment, Interface, InterfaceError, MTU_SINGLE_BUFFER, MapUpdateError, Mode,
-};
+use crate::attach::{Attachment, Interface, InterfaceError, MapUpdateError, Mode};
 
 /// A closed socket frees its queue some milliseconds later; on a machine that is
 /// busy, and after a kill, it has been seen to take more than a second.
@@ -75,14 +73,15 @@ pub enum OpenError {
     #[error(
         "interface {interface:?} does not take an AF_XDP socket for frames of several buffers \
          (its MTU is {mtu} bytes) on queue {queue} in {mode} mode: set the MTU to at most \
-         {MTU_SINGLE_BUFFER} (`ip link set {interface} mtu {MTU_SINGLE_BUFFER}`), or the mode to \
-         \"auto\""
+         {fitting} (`ip link set {interface} mtu {fitting}`), or the mode to \"auto\""
     )]
     MultiBuffer {
         /// The interface.
         interface: String,
         /// In bytes.
         mtu: u32,
+        /// Largest in bytes of which a frame fits one buffer.
+        fitting: u32,
         /// The queue.
         queue: u32,
         /// The last mode that was tried.
@@ -226,6 +225,7 @@ fn bind_here(
                     _ => OpenError::MultiBuffer {
                         interface,
                         mtu,
+                        fitting: config.mtu_single_buffer(),
                         queue,
                         mode,
                     },

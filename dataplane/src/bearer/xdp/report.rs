@@ -41,7 +41,7 @@ pub struct BearerReport {
     /// Whether it is of huge pages.
     pub huge_pages: bool,
     /// Whether frames may be longer than one chunk carries: at an MTU above
-    /// [`crate::attach::MTU_SINGLE_BUFFER`].
+    /// [`super::XdpConfig::mtu_single_buffer`].
     pub multi_buffer: bool,
     /// Most frames sent and not completed.
     pub in_flight_max: usize,

@@ -2,7 +2,7 @@
 
 use tipsec_dataplane::attach::{MTU_MAX, MTU_MIN};
 
-use super::{Area, cpu, files, steering};
+use super::{Area, cpu, files, steering, vlan};
 use crate::config::ModeChoice;
 use crate::shell::check::drivers;
 use crate::shell::check::facts::{Bearer, Facts, Link, Nic, Sysfs};
@@ -114,17 +114,20 @@ fn membership(area: &mut Area<'_>, bearer: &Bearer, sysfs: &Sysfs) {
         kind => kind,
     };
     let why = match kind {
+        "bridge" => "handshakes and beacons go on to its other ports",
         "bond" | "team" => "frames for its address may arrive at the other ports",
-        _ => "control frames do not get past it",
+        _ => "what that does with frames is not known here",
     };
-    area.stop(
-        "membership",
-        format!("it is a port of {kind} {}: {why}", master.name),
-        format!(
-            "ip link set {name} nomaster, or another {}",
-            bearer.at.interface
-        ),
+    let found = format!("it is a port of {kind} {}: {why}", master.name);
+    let advice = format!(
+        "ip link set {name} nomaster, or another {}",
+        bearer.at.interface
     );
+    if kind == "bridge" {
+        area.change("membership", found, advice);
+    } else {
+        area.stop("membership", found, advice);
+    }
 }
 
 fn mode(area: &mut Area<'_>, facts: &Facts, bearer: &Bearer, nic: &Nic) {
@@ -282,16 +285,7 @@ fn offloads(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
         Some(_) => area.ok("LRO", "off"),
         None => {}
     }
-    match feature("rx-vlan-hw-parse") {
-        Some(strip) if strip.on && strip.changeable => area.change(
-            "VLAN stripping",
-            "on: tags are gone before XDP sees a frame, so every VLAN looks untagged",
-            format!("ethtool -K {name} rxvlan off"),
-        ),
-        Some(strip) if strip.on => area.ok("VLAN stripping", "on, and fixed"),
-        Some(_) => area.ok("VLAN stripping", "off"),
-        None => {}
-    }
+    vlan::tags(area, bearer, nic);
     match nic.pause {
         Some(pause) if pause.rx || pause.tx => area.change(
             "flow control",

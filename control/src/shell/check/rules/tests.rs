@@ -81,12 +81,14 @@ fn fit() -> Facts {
             mode: ModeChoice::Auto,
             spin: false,
             udp: false,
+            vlan: None,
             in_flight: 64,
             at: Places {
                 interface: "bearer.interface (t.toml:4)".into(),
                 queue: "bearer.queue (t.toml:5)".into(),
                 core: "bearer.core (t.toml:6)".into(),
                 mode: "bearer.mode (t.toml:7)".into(),
+                vlan: "bearer.vlan (t.toml:8)".into(),
             },
             link: Link::Usable {
                 mtu: 1500,
@@ -580,7 +582,7 @@ fn links() {
         (
             &|f| port_of(f, "bridge"),
             "membership",
-            Stop,
+            Change,
             &["bridge m0", "nomaster"],
         ),
         (&|f| port_of(f, "bond"), "membership", Stop, &["bond m0"]),
@@ -837,6 +839,58 @@ fn offloads_and_timing() {
         tx_max: 256,
     });
     assert_eq!(trouble(&facts), []);
+}
+
+#[test]
+fn a_vlan_needs_its_tags() {
+    use Status::{Change, Stop};
+    let tagged = |f: &mut Facts, feature: &str, state: Feature| {
+        f.bearers[0].vlan = Some(100);
+        nic(f).features.insert(feature.to_owned(), state);
+    };
+    let fixed = Feature {
+        on: true,
+        changeable: false,
+    };
+    each_is_found(&[
+        (
+            &|f| tagged(f, "rx-vlan-hw-parse", ON),
+            "VLAN stripping",
+            Stop,
+            &["VLAN 100", "ethtool -K eth1 rxvlan off"],
+        ),
+        (
+            &|f| tagged(f, "rx-vlan-hw-parse", fixed),
+            "VLAN stripping",
+            Stop,
+            &["fixed", "VLAN 100 untagged, without bearer.vlan (t.toml:8)"],
+        ),
+        (
+            &|f| tagged(f, "rx-vlan-filter", ON),
+            "VLAN filter",
+            Change,
+            &["ethtool -K eth1 rx-vlan-filter off"],
+        ),
+        (
+            &|f| tagged(f, "rx-vlan-filter", fixed),
+            "VLAN filter",
+            Change,
+            &["name eth1.100 type vlan id 100", "ip link set eth1.100 up"],
+        ),
+    ]);
+    // Neither is of interest without a tag, if it cannot be helped.
+    let mut facts = fit();
+    for feature in ["rx-vlan-hw-parse", "rx-vlan-filter"] {
+        nic(&mut facts).features.insert(feature.to_owned(), fixed);
+    }
+    assert_eq!(trouble(&facts), []);
+    // A veth says that it does, and does not.
+    let mut facts = fit();
+    tagged(&mut facts, "rx-vlan-hw-parse", ON);
+    nic(&mut facts).driver.as_mut().unwrap().name = "veth".into();
+    let found = findings(&facts);
+    let stripping = found.iter().find(|one| one.subject == "VLAN stripping");
+    assert_eq!(stripping.unwrap().status, Status::Ok);
 }
 
 #[test]
