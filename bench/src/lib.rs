@@ -16,7 +16,8 @@
 //! * `report_html`: results as a page with plots; `gate`: short runs held against
 //!   a report and a list of what is expected of them (pure).
 //! * `mlr`: the search for the highest rate within a loss (pure).
-//! * `rounds`: contenders in interleaved rounds; `results`: what a benchmark
+//! * `rounds`: contenders in interleaved rounds, `steal`: again where the host
+//!   took the machine away meanwhile; `results`: what a benchmark
 //!   measured, and its report file; `machine`: where and when.
 //! * `cluster`: daemons on a topology; `daemon`: one of them; `books`: one
 //!   consistent reading of all their counters; `accounts`: the arithmetic on it
@@ -56,10 +57,12 @@ pub mod pipeline_bench;
 pub mod process;
 pub mod report;
 pub mod report_html;
+pub mod report_md;
 pub mod results;
 pub mod rounds;
 pub mod scale_bench;
 pub mod seed;
+mod steal;
 mod sys;
 pub mod tap_bench;
 pub mod topology;

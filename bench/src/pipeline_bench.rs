@@ -22,7 +22,7 @@ use crate::report::Progress;
 use crate::results::{Run, SCHEMA, Sample, Series, UNOPTIMISED};
 use crate::wire_bench::NullCipher;
 use crate::wire_bench::options::FrameSize;
-use crate::{interrupt, machine, rounds};
+use crate::{interrupt, machine, rounds, steal};
 
 mod targets;
 mod turn;
@@ -138,7 +138,12 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Run> {
                     options.rounds
                 ));
                 let measure = &mut pair.measure;
-                let outcome = machine::on_core(core, || measure(options.sample))?;
+                let mut retaken = 0;
+                let outcome = steal::calm(
+                    || machine::on_core(core, || measure(options.sample)),
+                    |_| retaken += 1,
+                )?;
+                pair.pipeline.retaken += retaken;
                 pair.add(outcome);
             }
         }

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::steal::{RETAKES_MAX, SHARE_MAX};
+
 mod compare;
 mod file;
 mod print;
@@ -109,6 +111,10 @@ pub struct Series {
     /// Submitted − delivered − lost, all rounds together. Anything but 0 is a
     /// fault of the benchmark or of what it measures, and fails the run.
     pub unaccounted: i64,
+    /// Samples that do not stand, since the host took the cores' time meanwhile
+    /// ([`crate::steal`]); all rounds together.
+    #[serde(default)]
+    pub retaken: u64,
     /// Why it was not measured, or not to its end: then there are no metrics.
     pub skipped: Option<String>,
 }
@@ -215,6 +221,18 @@ impl Run {
                 && labels
                     .iter()
                     .all(|(key, value)| series.label(key) == *value)
+        })
+    }
+
+    /// How many samples were taken again, for a note; `None` if none was.
+    pub fn retaken_note(&self) -> Option<String> {
+        let retaken: u64 = self.series.iter().map(|series| series.retaken).sum();
+        let percent = SHARE_MAX * 100.0;
+        (retaken > 0).then(|| {
+            format!(
+                "{retaken} samples were taken again, since the host took more than {percent} % of \
+                 the cores' time meanwhile; a sample is taken again {RETAKES_MAX} times at most."
+            )
         })
     }
 

@@ -1,7 +1,7 @@
 //! Contenders in interleaved rounds: A B C, B C A, C A B … each for the same
 //! time, so that a machine that drifts or is shared drifts under all of them,
 //! and no one always runs after the same other. Imports `results`, `report`,
-//! `interrupt`.
+//! `interrupt`, `steal`.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::report::Countdown;
 use crate::results::{Sample, Series};
+use crate::steal;
 
 /// What takes part.
 pub trait Contender {
@@ -22,6 +23,12 @@ pub trait Contender {
     /// [`Error::Peer`] ends its own series alone; whatever else went wrong ends
     /// the whole run.
     fn sample(&mut self, duration: Duration) -> Result<Sample>;
+
+    /// Whether a sample takes little longer than its duration, and so is taken
+    /// again if the host disturbed it ([`crate::steal`]).
+    fn is_short(&self) -> bool {
+        true
+    }
 }
 
 /// Who runs in a round, and in which order: all, starting with another each
@@ -53,7 +60,7 @@ pub fn run(
                 continue;
             }
             countdown.step(&title);
-            match contenders[index].sample(duration) {
+            match take(contenders[index].as_mut(), duration, &mut series[index]) {
                 Ok(sample) => series[index].add(sample),
                 Err(error @ Error::Peer { .. }) => {
                     let reason = format!("in round {} of {rounds}, {}", round + 1, error.line());
@@ -65,6 +72,31 @@ pub fn run(
         }
     }
     Ok(series)
+}
+
+/// One sample that stands. Of the others, what became of their frames is kept:
+/// none may be unaccounted for there either.
+fn take(
+    contender: &mut (dyn Contender + '_),
+    duration: Duration,
+    series: &mut Series,
+) -> Result<Sample> {
+    if !contender.is_short() {
+        return contender.sample(duration);
+    }
+    steal::calm(
+        || {
+            interrupt::check()?;
+            contender.sample(duration)
+        },
+        |discarded| {
+            series.retaken += 1;
+            series.add(Sample {
+                metrics: Vec::new(),
+                ..discarded.unwrap_or_default()
+            });
+        },
+    )
 }
 
 #[cfg(test)]

@@ -138,6 +138,11 @@ impl<A: Aead> Contender for Traffic<A> {
         self.series.clone()
     }
 
+    /// Loses no sample, since none may have lost a frame.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     fn sample(&mut self, duration: Duration) -> Result<Sample> {
         let shared = Arc::new(Shared::new()?);
         let mut pair = Pair::start::<A>(self.peers, self.cores, &shared)?;

@@ -203,6 +203,11 @@ impl Contender for Through<'_> {
         self.series.clone()
     }
 
+    /// Searches, in many trials.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     fn sample(&mut self, duration: Duration) -> Result<Sample> {
         let seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1);
         let (found, sample) = self.setting.with_tunnel(self.peer, |pair, tunnel| {

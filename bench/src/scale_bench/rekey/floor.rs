@@ -48,6 +48,11 @@ impl Contender for Floor {
         self.series.clone()
     }
 
+    /// What the host does to a schedule is what it is there to show.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     fn sample(&mut self, duration: Duration) -> Result<Sample> {
         let shared = Shared::new()?;
         let queue = ArrayQueue::<Due>::new(ON_THEIR_WAY);

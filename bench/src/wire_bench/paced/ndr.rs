@@ -91,6 +91,11 @@ impl Contender for Searcher<'_> {
         self.series.clone()
     }
 
+    /// A search, in many trials.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     fn sample(&mut self, trial: Duration) -> Result<Sample> {
         let goals = [
             rate::no_drop(trial, WIDTH),
