@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -18,7 +18,9 @@ use tipsec_xdp::wire::{
     ETH_HEADER_LEN, GROUP_MAC, MAX_CONTROL_FRAME_LEN, VLAN_ID_MASK, VLAN_TAG_LEN, VLAN_TPID,
 };
 
-use super::sockopt::{AND, JUMP_IF_EQUAL, LOAD_WORD, RETURN, attach_filter, jump, set, statement};
+use super::sockopt::{
+    AND, JUMP_IF_EQUAL, LOAD_WORD, RETURN, attach_filter, get, jump, set, statement,
+};
 
 /// What the kernel may keep for us, in bytes: some 500 control frames.
 const RECEIVE_BUFFER_LEN: usize = 512 * 1024;
@@ -252,22 +254,8 @@ fn statistics(socket: &OwnedFd) -> libc::tpacket_stats {
         tp_packets: 0,
         tp_drops: 0,
     };
-    let mut counts = NONE;
-    // 8 bytes.
-    #[allow(clippy::cast_possible_truncation)]
-    let mut len = size_of_val(&counts) as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the kernel writes at most `len`
-    // bytes to a live tpacket_stats, for which every bit pattern is valid.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_STATISTICS,
-            std::ptr::from_mut(&mut counts).cast(),
-            &raw mut len,
-        )
-    };
-    if result == 0 { counts } else { NONE }
+    let (level, option) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+    get(socket, level, option, NONE).unwrap_or(NONE)
 }
 
 impl AsFd for PacketSocket {

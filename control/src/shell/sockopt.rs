@@ -27,17 +27,22 @@ pub(super) fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-/// A value that an option can have: all of its bytes are initialised, and none
-/// is part of a pointer.
+/// A value that an option can have: all of its bytes are initialised, none is
+/// part of a pointer, and any others would do as well.
 ///
 /// # Safety
-/// The type has no padding, and no pointer that the kernel would follow.
+/// The type has no padding, no pointer that the kernel would follow, and no bit
+/// pattern that is not valid.
 pub(super) unsafe trait Plain: Copy {}
 
 // SAFETY: a number.
 unsafe impl Plain for libc::c_int {}
 // SAFETY: an int, two shorts and eight bytes, each aligned behind the other.
 unsafe impl Plain for libc::packet_mreq {}
+// SAFETY: two numbers.
+unsafe impl Plain for libc::tpacket_stats {}
+// SAFETY: numbers.
+unsafe impl<const N: usize> Plain for [u32; N] {}
 
 /// Sets an option; `T` is the kernel's type for it.
 ///
@@ -51,6 +56,31 @@ pub(super) fn set<T: Plain>(
 ) -> io::Result<()> {
     // SAFETY: the kernel reads a live value and nothing beyond (`Plain`).
     unsafe { set_any(socket, level, option, &value) }
+}
+
+/// Reads an option over `value`, as much of it as the kernel has; `T` is the
+/// kernel's type for it. `None` if the kernel does not tell.
+pub(super) fn get<T: Plain>(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    mut value: T,
+) -> Option<T> {
+    // At most 36 bytes.
+    #[allow(clippy::cast_possible_truncation)]
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes to
+    // a live value for which any are valid (`Plain`).
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_mut(&mut value).cast(),
+            &raw mut len,
+        )
+    };
+    (result == 0).then_some(value)
 }
 
 /// Gives a socket a filter, in place of the one that it has.

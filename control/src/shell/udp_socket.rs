@@ -5,20 +5,20 @@
 //! peer's frame with "port unreachable". The XDP program passes handshakes and
 //! beacons on to the kernel; what it cannot judge, a packet with IP options or
 //! extension headers, it passes too, and a socket filter here refuses it.
-//! Imports `sockopt`'s. docs/unsafe.md lists this file.
-
-#![allow(unsafe_code)]
+//! Imports `sockopt`'s.
 
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 use tipsec_xdp::wire::{GROUP_IPV4, GROUP_IPV6, Kind, PROTOCOL_UDP, UDP_HEADER_LEN};
 
-use super::sockopt::{AND, JUMP_IF_EQUAL, LOAD_BYTE, RETURN, attach_filter, jump, set, statement};
+use super::sockopt::{
+    AND, JUMP_IF_EQUAL, LOAD_BYTE, RETURN, attach_filter, get, jump, set, statement,
+};
 
 /// What the kernel may keep for us, in bytes: some 500 control frames.
 const RECEIVE_BUFFER_LEN: usize = 512 * 1024;
@@ -210,24 +210,7 @@ fn refuse_all_but_control(socket: &OwnedFd, address: SocketAddr) -> io::Result<(
 
 /// Datagrams dropped in the life of a socket; 0 if the kernel does not tell.
 fn drops(socket: BorrowedFd<'_>) -> u64 {
-    let mut counts = [0_u32; MEMINFO_DROPS + 1];
-    // 36 bytes.
-    #[allow(clippy::cast_possible_truncation)]
-    let mut len = size_of_val(&counts) as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes
-    // to a live array of numbers, for which every bit pattern is valid.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            counts.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    if result == 0 {
-        counts[MEMINFO_DROPS].into()
-    } else {
-        0
-    }
+    let none = [0_u32; MEMINFO_DROPS + 1];
+    let counts = get(&socket, libc::SOL_SOCKET, libc::SO_MEMINFO, none);
+    counts.unwrap_or(none)[MEMINFO_DROPS].into()
 }
