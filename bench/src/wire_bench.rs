@@ -8,9 +8,9 @@
 //! in interleaved rounds, and only they are set against each other.
 //!
 //! * `options`: what can be asked; `link`: the wire; `measure`: one sample;
-//! * `node`: the product (and the null cipher, `null`); `bare`, `udp`: the
-//!   others; `endpoint`: embedded nodes; `message`: what it and `udp` do with
-//!   messages; `aead_cost`: the cipher alone;
+//! * `ends`: XDP programs and books of both ends; `node`: the product (and the
+//!   null cipher, `null`); `bare`, `udp`: the others; `endpoint`: embedded nodes;
+//!   `message`: what it and `udp` do with messages; `aead_cost`: the cipher alone;
 //! * `depth`: frames in flight; `accounting`: where frames went; `cpu`: what
 //!   they cost; `targets`: what is compared;
 //! * `paced`: the benchmarks `latency` and `ndr`, which run the same contenders
@@ -34,6 +34,7 @@ mod bare;
 mod cpu;
 mod depth;
 mod endpoint;
+mod ends;
 mod link;
 mod measure;
 mod message;
@@ -48,9 +49,10 @@ mod udp;
 use aead_cost::AeadCost;
 use bare::Bare;
 use endpoint::Program;
+use ends::{Ends, FRAME_MAX};
 use link::Link;
 use measure::Plan;
-use node::{Ends, FRAME_MAX, Tipsec};
+use node::Tipsec;
 pub(crate) use null::NullCipher;
 pub use options::Options;
 use options::{FrameSize, Kind, Profile};
@@ -163,7 +165,7 @@ fn run_profile(
     progress: &Progress,
     countdown: &mut Countdown<'_>,
 ) -> Result<Vec<Series>> {
-    let link = Link::create(profile, node::MTU)?;
+    let link = Link::create(profile, ends::MTU)?;
     let ends = Ends::attach(&link, plan.receive_core)?;
     let depth = match options.depth {
         Some(depth) => depth,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tipsec_dataplane::aead::{Aead, Nonce};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 
+use super::ends::OVERHEAD;
 use super::measure::pin;
-use super::node::OVERHEAD;
 use super::options::FrameSize;
 use crate::error::{Error, Result};
 use crate::interrupt;

@@ -1,6 +1,6 @@
 //! The bare forwarder: the same rings, sizes, depth and wake-ups as the
 //! product's bearer, headers written in place, and nothing else. What it
-//! reaches is what AF_XDP leaves for a pipeline. Imports `node`, `measure`,
+//! reaches is what AF_XDP leaves for a pipeline. Imports `ends`, `measure`,
 //! `sys`.
 
 use std::io;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
+use super::ends::{Ends, HEADERS_LEN};
 use super::measure::{Flow, Plan, ReadBook, Received, Sent, Sink, Source, measure};
-use super::node::{Ends, HEADERS_LEN};
 use super::options::FrameSize;
 use crate::error::{Error, Result};
 use crate::netns::Namespace;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::bare::Bare;
+use super::ends::Ends;
 use super::measure::Plan;
-use super::node::Ends;
 use super::options::{FrameSize, Options};
 use super::{BARE, BENCH, tipsec};
 use crate::error::Result;

@@ -6,7 +6,7 @@
 //! burst at a time, then polls once, which seals and sends the burst; when the
 //! socket takes nothing, it sleeps as every sender here does. The receiver
 //! waits in the endpoint, which sleeps in poll(2), and reads each message in
-//! place. Imports `link`, `measure`, `message`, `node`; `nodes` has the nodes
+//! place. Imports `ends`, `link`, `measure`, `message`; `nodes` has the nodes
 //! and their books.
 
 use std::iter::Cycle;
@@ -20,10 +20,10 @@ use tipsec_dataplane::frame::MESSAGE_OVERHEAD;
 use tipsec_dataplane::secret::Suite;
 use tipsec_xdp::wire::ETH_HEADER_LEN;
 
+use super::ends::failed;
 use super::link::Link;
 use super::measure::{Flow, LISTEN_FOR, Plan, Received, Sent, Sink, Source, measure};
 use super::message;
-use super::node::failed;
 use super::options::FrameSize;
 use crate::error::{Error, Result};
 use crate::results::{Sample, Series};

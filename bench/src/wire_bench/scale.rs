@@ -1,14 +1,14 @@
 //! The product end to end with many SAs and on many queues: what
 //! `tipsec-bench scale` asks of the wire. Inline NAPI, where the receiver's XDP
 //! program and copy run in the sender's system call: one thread an end and
-//! queue is all there is. Imports `link`, `node`.
+//! queue is all there is. Imports `ends`, `link`.
 
 use tipsec_dataplane::aead::Provider;
 use tipsec_dataplane::secret::Suite;
 
+use super::ends::{Ends, MTU};
 use super::link::Link;
 use super::measure::Plan;
-use super::node::{self, Ends};
 use super::options::{FrameSize, Profile};
 use super::{AwsLc, Ring, Tipsec};
 use crate::error::Result;
@@ -45,7 +45,7 @@ pub(crate) fn run(
     let widest = |of: fn(&Entry) -> usize| entries.iter().map(of).max().unwrap_or(1);
     let queues = u32::try_from(widest(|entry| entry.cores.len())).unwrap_or(1);
     let sas = widest(|entry| entry.cores.len() * usize::from(entry.sas));
-    let link = Link::with_queues(Profile::Inline, node::MTU, queues)?;
+    let link = Link::with_queues(Profile::Inline, MTU, queues)?;
     let receive_core = entries
         .first()
         .and_then(|entry| entry.cores.first())

@@ -22,9 +22,9 @@ use crate::error::{Error, Result};
 use crate::netns::Namespace;
 use crate::wait::{self, Look};
 use crate::wire_bench::accounting::Book;
+use crate::wire_bench::ends::failed;
 use crate::wire_bench::link::{Link, pin_napi};
 use crate::wire_bench::measure::{Plan, Received, Sent, pin};
-use crate::wire_bench::node::failed;
 use crate::wire_bench::options::Profile;
 
 /// Who sends.
@@ -292,7 +292,7 @@ mod tests {
 
     use super::*;
     use crate::machine;
-    use crate::wire_bench::node::MTU;
+    use crate::wire_bench::ends::MTU;
 
     #[test]
     fn a_node_takes_its_configuration() {
