@@ -17,7 +17,7 @@
 //!   a report and a list of what is expected of them (pure).
 //! * `mlr`: the search for the highest rate within a loss (pure).
 //! * `rounds`: contenders in interleaved rounds, `steal`: again where the host
-//!   took the machine away meanwhile; `results`: what a benchmark
+//!   took the machine away meanwhile; `proc_stat`: what cores did; `results`: what a benchmark
 //!   measured, and its report file; `machine`: where and when.
 //! * `cluster`: daemons on a topology; `daemon`: one of them; `books`: one
 //!   consistent reading of all their counters; `accounts`: the arithmetic on it
@@ -54,6 +54,7 @@ pub mod numbers;
 pub mod pair;
 pub mod peers;
 pub mod pipeline_bench;
+mod proc_stat;
 pub mod process;
 pub mod report;
 pub mod report_html;

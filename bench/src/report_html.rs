@@ -75,13 +75,7 @@ fn section(run: &Run) -> String {
     }
     html.push_str(&table::comparisons("further comparisons", &others));
     html.push_str(&table::skipped(run));
-    let notes: Vec<String> = run
-        .notes
-        .iter()
-        .cloned()
-        .chain(run.retaken_note())
-        .collect();
-    html.push_str(&table::notes(&notes));
+    html.push_str(&table::notes(&run.all_notes()));
     html.push_str("</section>\n");
     html
 }

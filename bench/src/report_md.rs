@@ -91,52 +91,40 @@ fn write_run(out: &mut String, run: &Run) -> std::fmt::Result {
         )?;
     }
     writeln!(out, "\n</details>\n")?;
-    for note in run.notes.iter().chain(run.retaken_note().as_ref()) {
-        writeln!(out, "* {}", escaped(note))?;
+    for note in run.all_notes() {
+        writeln!(out, "* {}", escaped(&note))?;
     }
     Ok(())
 }
 
 fn write_targets(out: &mut String, run: &Run) -> std::fmt::Result {
-    let targets = run
-        .comparisons
-        .iter()
-        .filter_map(|one| Some((one, one.wanted?)));
-    let mut begun = false;
+    let targets = run.comparisons.iter();
+    let targets: Vec<_> = targets.filter_map(|one| Some((one, one.wanted?))).collect();
+    if !targets.is_empty() {
+        let head = "| target | | wanted | median | min … max | |\n|---|---|---|---|---|---|";
+        writeln!(out, "\n{head}")?;
+    }
     for (one, wanted) in targets {
-        if !begun {
-            writeln!(
-                out,
-                "\n| target | | wanted | median | min … max | |\n|---|---|---|---|---|---|"
-            )?;
-            begun = true;
-        }
         let met = match one.met {
             Some(true) => "met",
             _ => "**missed**",
         };
-        let (what, unit) = (escaped(&one.what), &one.unit);
-        writeln!(
-            out,
-            "| {what} | {unit} | {} | {} | {met} |",
-            wanted.text(),
-            cells(one.stats())
-        )?;
+        let (what, unit, wanted) = (escaped(&one.what), &one.unit, wanted.text());
+        let found = cells(one.stats());
+        writeln!(out, "| {what} | {unit} | {wanted} | {found} | {met} |")?;
     }
     Ok(())
 }
 
 fn write_skipped(out: &mut String, run: &Run) -> std::fmt::Result {
-    let skipped = run
-        .series
-        .iter()
-        .filter_map(|one| Some((one, one.skipped.as_ref()?)));
-    let mut begun = false;
+    let skipped = run.series.iter();
+    let skipped: Vec<_> = skipped
+        .filter_map(|one| Some((one, one.skipped.as_ref()?)))
+        .collect();
+    if !skipped.is_empty() {
+        writeln!(out, "\nNot measured:\n")?;
+    }
     for (one, reason) in skipped {
-        if !begun {
-            writeln!(out, "\nNot measured:\n")?;
-            begun = true;
-        }
         writeln!(out, "* {}: {}", escaped(&one.title()), escaped(reason))?;
     }
     Ok(())

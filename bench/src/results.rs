@@ -1,5 +1,6 @@
 //! What a benchmark measured, as its report file holds it, and what follows
-//! from it. Pure: knows neither clock nor machine. Imports `error`.
+//! from it. Pure: knows neither clock nor machine. Imports `error`, and of `steal`
+//! its bounds.
 //!
 //! * this file: [`Run`] and what it is made of;
 //! * `stats`: median and spread of samples, computed on reading and never
@@ -186,6 +187,16 @@ impl Series {
         };
     }
 
+    /// Counts a round's sample that does not stand. What became of its frames is
+    /// kept: none may be unaccounted for there either.
+    pub fn discard(&mut self, sample: Sample) {
+        self.retaken += 1;
+        self.add(Sample {
+            metrics: Vec::new(),
+            ..sample
+        });
+    }
+
     /// Samples of a metric; empty if it was not measured.
     pub fn samples(&self, metric: &str) -> &[f64] {
         self.metrics
@@ -224,16 +235,17 @@ impl Run {
         })
     }
 
-    /// How many samples were taken again, for a note; `None` if none was.
-    pub fn retaken_note(&self) -> Option<String> {
+    /// [`Self::notes`], and how many samples were taken again, if any were.
+    pub fn all_notes(&self) -> Vec<String> {
         let retaken: u64 = self.series.iter().map(|series| series.retaken).sum();
         let percent = SHARE_MAX * 100.0;
-        (retaken > 0).then(|| {
+        let note = (retaken > 0).then(|| {
             format!(
                 "{retaken} samples were taken again, since the host took more than {percent} % of \
                  the cores' time meanwhile; a sample is taken again {RETAKES_MAX} times at most."
             )
-        })
+        });
+        self.notes.iter().cloned().chain(note).collect()
     }
 
     /// Whether a development build made it, as its notes say.
@@ -269,6 +281,16 @@ mod tests {
         assert_eq!(series.drops["rx ring full"], 7);
         assert_eq!(series.median("other"), None);
         assert_eq!(series.label("size"), "64");
+    }
+
+    #[test]
+    fn a_discarded_sample_has_no_figures_and_still_has_its_frames() {
+        let mut series = Series::new("wire", "a", &[]);
+        series.discard(sample(9.0, 2, 3));
+        series.add(sample(1.0, 5, 0));
+        assert_eq!(series.samples(MPPS), [1.0]);
+        assert_eq!(series.drops["rx ring full"], 7);
+        assert_eq!((series.unaccounted, series.retaken), (3, 1));
     }
 
     #[test]

@@ -1,14 +1,12 @@
 //! Time that a host takes away from a virtual machine. What was measured
 //! meanwhile says nothing of what was to be measured: nobody ran. Imports
-//! `error`.
+//! `error`, `proc_stat`.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::proc_stat::{self, TICK};
 
-/// Unit of /proc/stat (`USER_HZ`).
-const TICK: Duration = Duration::from_millis(10);
 /// Share of all cores' time beyond which a sample is taken again.
 pub(crate) const SHARE_MAX: f64 = 0.02;
 /// How often a sample is taken again at most; then it stands as it is, since a
@@ -64,7 +62,7 @@ struct Watch {
 impl Watch {
     /// `None` where the kernel does not tell.
     fn start() -> Option<Self> {
-        let (stolen, cores) = stolen(&fs::read_to_string("/proc/stat").ok()?)?;
+        let (stolen, cores) = stolen(&proc_stat::read().ok()?)?;
         Some(Self {
             since: Instant::now(),
             stolen,
@@ -86,14 +84,10 @@ impl Watch {
 /// Since boot, and the number of cores: field eight of the line of all cores
 /// (proc_stat(5)), and the lines of single ones.
 fn stolen(stat: &str) -> Option<(Duration, u32)> {
-    let mut fields = stat
-        .lines()
-        .next()?
-        .strip_prefix("cpu ")?
-        .split_whitespace();
-    let ticks: u32 = fields.nth(7)?.parse().ok()?;
+    let ticks = *proc_stat::ticks(stat, "cpu")?.get(7)?;
     let cores = stat.lines().skip(1).filter(|line| line.starts_with("cpu"));
-    Some((TICK * ticks, u32::try_from(cores.count()).ok()?))
+    let stolen = TICK * u32::try_from(ticks).ok()?;
+    Some((stolen, u32::try_from(cores.count()).ok()?))
 }
 
 #[cfg(test)]

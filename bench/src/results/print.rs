@@ -102,7 +102,7 @@ impl Run {
         for comparison in &self.comparisons {
             writeln!(out, "  {}", comparison.line())?;
         }
-        for note in self.notes.iter().chain(self.retaken_note().as_ref()) {
+        for note in self.all_notes() {
             writeln!(out, "\nNote: {note}")?;
         }
         Ok(())

@@ -1,13 +1,9 @@
-//! How busy cores are, from /proc/stat. Imports `error`.
+//! How busy cores are, from /proc/stat. Imports `error`, `proc_stat`.
 
-use std::fs;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-
-/// Ticks of a second in /proc/stat: USER_HZ, 100 on every Linux that is built
-/// today (proc(5)).
-const TICKS_S: f64 = 100.0;
+use crate::proc_stat::{self, TICK};
 
 /// A reading of two cores, or of one if they are the same.
 #[derive(Clone, Debug)]
@@ -22,7 +18,7 @@ impl Reading {
     /// # Errors
     /// [`Error::Io`], [`Error::Unreadable`].
     pub(super) fn take(cores: [usize; 2]) -> Result<Self> {
-        let text = fs::read_to_string("/proc/stat").map_err(Error::io("read /proc/stat"))?;
+        let text = proc_stat::read()?;
         let [near, far] = cores;
         let mut busy_ticks = busy_ticks(&text, near)?;
         if near != far {
@@ -38,7 +34,7 @@ impl Reading {
     pub(super) fn busy_cores_since(&self, earlier: &Self) -> f64 {
         let seconds = (self.at - earlier.at).as_secs_f64();
         let ticks = self.busy_ticks.saturating_sub(earlier.busy_ticks);
-        ticks as f64 / TICKS_S / seconds.max(1.0 / TICKS_S)
+        ticks as f64 * TICK.as_secs_f64() / seconds.max(TICK.as_secs_f64())
     }
 }
 
@@ -50,12 +46,7 @@ fn busy_ticks(text: &str, core: usize) -> Result<u64> {
         what: "/proc/stat".into(),
         detail: format!("no line {name} with seven numbers"),
     };
-    let mut lines = text.lines().map(str::split_whitespace);
-    let numbers = lines.find_map(|mut words| (words.next() == Some(&name)).then_some(words));
-    let numbers: Vec<u64> = numbers
-        .ok_or_else(unreadable)?
-        .map_while(|word| word.parse().ok())
-        .collect();
+    let numbers = proc_stat::ticks(text, &name).ok_or_else(unreadable)?;
     let [user, nice, system, _idle, _iowait, irq, softirq, ..] = numbers[..] else {
         return Err(unreadable());
     };

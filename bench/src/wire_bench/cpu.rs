@@ -1,4 +1,4 @@
-//! CPU time of cores and of threads. Imports `error`.
+//! CPU time of cores and of threads. Imports `error`, `proc_stat`.
 //!
 //! Cores: wall time less what /proc/stat counts as idle or waiting for IO, so
 //! that system calls, softirqs and kernel threads are in it, whoever they are
@@ -12,17 +12,14 @@ use std::fs;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-
-/// Unit of /proc/stat (`USER_HZ`, the same on every architecture that Linux
-/// offers AF_XDP on).
-const TICK: Duration = Duration::from_millis(10);
+use crate::proc_stat::{self, TICK};
 
 /// Time that cores did nothing since boot.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Unreadable`] if a core is not there.
 pub(super) fn idle(cores: &[usize]) -> Result<Duration> {
-    let text = fs::read_to_string("/proc/stat").map_err(Error::io("read /proc/stat"))?;
+    let text = proc_stat::read()?;
     let ticks = cores.iter().map(|&core| {
         idle_ticks(&text, core).ok_or_else(|| Error::Unreadable {
             what: "/proc/stat".into(),
@@ -35,13 +32,10 @@ pub(super) fn idle(cores: &[usize]) -> Result<Duration> {
 
 /// Fields four and five of the core's line: idle and iowait.
 fn idle_ticks(stat: &str, core: usize) -> Option<u64> {
-    let name = format!("cpu{core}");
-    let line = stat.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next() == Some(name.as_str())).then_some(words)
-    })?;
-    let mut fields = line.skip(3).map(str::parse::<u64>);
-    Some(fields.next()?.ok()? + fields.next()?.ok()?)
+    match proc_stat::ticks(stat, &format!("cpu{core}"))?[..] {
+        [_, _, _, idle, iowait, ..] => Some(idle + iowait),
+        _ => None,
+    }
 }
 
 /// Time that a thread, ours or the kernel's, ran since it started.
