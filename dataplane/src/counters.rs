@@ -120,8 +120,10 @@ impl TxDrop {
     }
 }
 
-/// Counts of one peer at one worker.
+/// Counts of one peer at one worker. What every frame is counted in stands first
+/// and shares a cache line.
 #[derive(Default, Debug)]
+#[repr(C, align(64))]
 pub struct PeerCounters {
     /// Frames sealed for the peer, probes included.
     pub sealed_frames: Counter,

@@ -157,9 +157,9 @@ impl<A: Aead> TxLane<A> {
         Ok(A::seal(&self.key, nonce, header, plaintext))
     }
 
-    /// Starts to load what sealing a frame takes into the cache.
+    /// Starts to load the key into the cache.
     #[inline]
-    pub fn prefetch(&self) {
+    pub fn prefetch_key(&self) {
         A::prefetch(&self.key);
     }
 
@@ -247,7 +247,9 @@ pub enum OpenRefused {
 }
 
 /// A lane that a worker opens frames of. Every worker that the lane's frames
-/// may reach has one, with its own key schedule; they share the window.
+/// may reach has one, with its own key schedule; they share the window. As the
+/// table has them in one piece, each starts with a cache line of its own.
+#[repr(align(64))]
 pub struct RxLane<A: Aead> {
     key: A::Key,
     iv: [u8; 12],
@@ -295,6 +297,13 @@ impl<A: Aead> RxLane<A> {
         Ok(())
     }
 
+    /// Starts to load what [`Self::check`] and [`Self::commit`] need for this
+    /// number into the cache.
+    #[inline]
+    pub fn prefetch_window(&self, packet_number: u64) {
+        self.window.prefetch(packet_number);
+    }
+
     /// Decrypts `sealed` (ciphertext and tag) in place; the plaintext is
     /// [`TAG_LEN`] bytes shorter. It is authentic, and may still be a copy of a
     /// frame that was opened before: only [`Self::commit`] tells.
@@ -334,9 +343,9 @@ impl<A: Aead> RxLane<A> {
         fresh
     }
 
-    /// Starts to load what opening a frame takes into the cache.
+    /// Starts to load the key into the cache.
     #[inline]
-    pub fn prefetch(&self) {
+    pub fn prefetch_key(&self) {
         A::prefetch(&self.key);
     }
 

@@ -36,12 +36,13 @@ pub enum InstallRefused {
 
 /// Receiving lanes, by the index part of their SPI.
 pub struct RxTable<A: Aead> {
-    slots: Box<[Option<Box<RxLane<A>>>]>,
+    slots: Box<[Option<RxLane<A>>]>,
     lanes: usize,
 }
 
 impl<A: Aead> RxTable<A> {
-    /// A table for SPIs with an index below `size`; 8 bytes each.
+    /// A table for SPIs with an index below `size`; 128 bytes each, lane
+    /// included, so that a lookup waits for no pointer.
     pub fn new(size: usize) -> Self {
         Self {
             slots: std::iter::repeat_with(|| None).take(size).collect(),
@@ -67,7 +68,7 @@ impl<A: Aead> RxTable<A> {
             Some(present) if present.spi() == spi => Err(InstallRefused::InstalledBefore(spi)),
             Some(present) => Err(InstallRefused::Occupied(present.spi())),
             None => {
-                *slot = Some(Box::new(lane));
+                *slot = Some(lane);
                 self.lanes += 1;
                 Ok(())
             }
@@ -87,25 +88,26 @@ impl<A: Aead> RxTable<A> {
         true
     }
 
-    /// Starts to load the lane that this SPI may name into the cache.
+    /// Starts to load the lane that this SPI may name into the cache. Touches
+    /// nothing, not even the table.
     #[inline]
     pub fn prefetch(&self, spi: Spi) {
-        if let Some(Some(lane)) = self.slots.get(spi.index()) {
-            sys::prefetch(lane.as_ref());
+        if let Some(slot) = self.slots.get(spi.index()) {
+            sys::prefetch(slot);
         }
     }
 
     /// The lane with exactly this SPI: index and generation.
     #[inline]
     pub fn lane(&self, spi: Spi) -> Option<&RxLane<A>> {
-        let lane = self.slots.get(spi.index())?.as_deref()?;
+        let lane = self.slots.get(spi.index())?.as_ref()?;
         (lane.spi() == spi).then_some(lane)
     }
 
     /// The lane with exactly this SPI, to open frames with.
     #[inline]
     pub fn lane_mut(&mut self, spi: Spi) -> Option<&mut RxLane<A>> {
-        let lane = self.slots.get_mut(spi.index())?.as_deref_mut()?;
+        let lane = self.slots.get_mut(spi.index())?.as_mut()?;
         (lane.spi() == spi).then_some(lane)
     }
 

@@ -9,7 +9,7 @@ use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::aead::Aead;
 use crate::bearer::FrameMemory;
-use crate::burst::Burst;
+use crate::burst::{Ahead, Burst};
 use crate::command::Event;
 use crate::counters::{TxDrop, WorkerCounters};
 use crate::frame::{PAYLOAD_OFFSET, frame_start};
@@ -90,7 +90,7 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     mut events: impl FnMut(Event),
 ) {
     let count = plain.len().min(sealed.remaining_capacity());
-    prefetch(table, counters, &plain[..count]);
+    let mut keys = prefetch(table, counters, &plain[..count]);
 
     // Numbers and headers. The cipher reads its header back from the frame
     // much later, when the stores are done: read at once it would wait for
@@ -112,7 +112,12 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     }
 
     // The cipher.
-    for (mut item, number) in plain.drain(..count).zip(numbers) {
+    for (at, (mut item, number)) in plain.drain(..count).zip(numbers).enumerate() {
+        keys.reach(at, |peer| {
+            if let Some(lane) = table.lane(peer) {
+                lane.prefetch_key();
+            }
+        });
         let Some(number) = number else {
             memory.release(item.frame);
             continue;
@@ -134,22 +139,22 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     }
 }
 
-/// Side by side, so that the cache misses of many peers overlap: each entry's
-/// lane, then each lane's key. Once for neighbours of one peer: asking again
-/// for what was just asked for costs as much as needing it.
+/// Side by side, so that the cache misses of many peers overlap. Returns whose
+/// keys are needed when.
 #[inline]
-fn prefetch<A: Aead, F>(table: &TxTable<A>, counters: &WorkerCounters, plain: &[Plain<F>]) {
-    let mut asked: Burst<PeerIndex> = Burst::new();
-    for item in plain {
-        if asked.last() != Some(&item.to) {
+fn prefetch<A: Aead, F>(
+    table: &TxTable<A>,
+    counters: &WorkerCounters,
+    plain: &[Plain<F>],
+) -> Ahead<PeerIndex> {
+    let mut keys = Ahead::new();
+    for (at, item) in plain.iter().enumerate() {
+        if keys.note(at, item.to) {
             table.prefetch(item.to);
             counters.prefetch(item.to);
-            asked.push(item.to);
         }
     }
-    for lane in asked.into_iter().filter_map(|peer| table.lane(peer)) {
-        lane.prefetch();
-    }
+    keys
 }
 
 /// The parts of a frame's memory that sealing writes.

@@ -127,6 +127,14 @@ impl Window {
         })
     }
 
+    /// Starts to load what [`Self::check`] looks at into the cache.
+    #[inline]
+    pub fn prefetch(&self, packet_number: u64) {
+        if let Some((block, _)) = Block::of(packet_number) {
+            crate::sys::prefetch(&self.slots[usize::from(block.slot)]);
+        }
+    }
+
     /// Marks `packet_number` as seen; call only after its frame has opened, or
     /// one forged frame could move the window. False for a duplicate and for a
     /// number that is too old: then the frame must not be delivered.
