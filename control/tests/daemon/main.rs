@@ -12,6 +12,7 @@ mod check;
 mod crash;
 mod device;
 mod endpoint;
+mod flood;
 mod identity;
 mod inject;
 mod junk;
