@@ -222,9 +222,14 @@ fn tell_budget<A: Aead>(lane: &mut TxLane<A>, events: &mut impl FnMut(Event)) {
     let Some(step) = lane.budget_step() else {
         return;
     };
-    let (peer, epoch) = (lane.peer(), lane.epoch());
+    let (peer, epoch, spi) = (lane.peer(), lane.epoch(), lane.spi());
     events(match step {
-        BudgetStep::Low => Event::BudgetLow { peer, epoch },
+        BudgetStep::Low { next_ready } => Event::BudgetLow {
+            peer,
+            epoch,
+            next_ready,
+        },
         BudgetStep::Spent => Event::BudgetSpent { peer, epoch },
+        BudgetStep::Entered(phase) => Event::PhaseEntered { peer, spi, phase },
     });
 }
