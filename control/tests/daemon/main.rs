@@ -19,6 +19,7 @@ mod lab;
 mod lanes;
 mod node;
 mod past;
+mod phases;
 mod raw;
 mod rekey;
 mod startup;
