@@ -9,6 +9,8 @@ mod universe;
 use std::time::Duration;
 
 use tipsec_control::machine::{Count, EventKind, Input};
+use tipsec_dataplane::ids::PeerIndex;
+use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::phase::Phase;
 use universe::{FRAME_COST, Faults, Losses, Universe, master, ms, network};
 
@@ -137,21 +139,43 @@ fn phases_carry_a_pair_whose_rekeys_fail() {
 #[test]
 fn a_phase_that_was_not_reported_is_not_entered() {
     for seed in 0..10 {
-        let mut universe = pair(seed, None);
+        // Two phases in 4 s, before the silence is noticed.
+        let mut universe = pair_with(seed, None, 120 * FRAME_COST);
         universe.lose_replies = true;
         // The first phase was reported; in the second the budget asks for a
         // rekey, though they are off.
-        universe.run_with_traffic(6 * SECOND, PACE);
+        universe.run_with_traffic(5 * SECOND, PACE);
         universe.run(ms(100));
         everything_arrived(&universe);
         assert_eq!(universe.highest_phase, Phase(1), "seed {seed}");
         assert!(rekeys(&universe) > 0, "seed {seed}");
         universe.lose_replies = false;
-        universe.run_with_traffic(30 * SECOND, PACE);
+        universe.run_with_traffic(10 * SECOND, PACE);
         universe.run(ms(100));
         everything_arrived(&universe);
-        assert!(universe.highest_phase > Phase(4), "seed {seed}");
     }
+}
+
+#[test]
+fn answers_on_former_keys_say_nothing_of_the_present_ones() {
+    let mut universe = pair(5, None);
+    universe.input(0, Input::RekeyNow);
+    universe.run(SECOND);
+    assert_eq!(rekeys(&universe), 1);
+    universe.lose_replies = true;
+    universe.lose_control = true;
+    // The first probe of all, and what could be true of its keys.
+    let probe = Probe {
+        op: ProbeOp::Reply,
+        id: 1 << 8,
+        phase: Phase(5),
+    };
+    let peer = PeerIndex(0);
+    universe.input(0, Input::ProbeReply { peer, probe });
+    universe.run_with_traffic(10 * SECOND, PACE);
+    assert_eq!(universe.highest_phase, Phase(1));
+    assert!(universe.losses().spent > 0);
+    assert_eq!(universe.losses().unknown_phase, 0);
 }
 
 #[test]
@@ -160,21 +184,20 @@ fn with_neither_phase_nor_rekey_a_lane_stops_and_says_so() {
         let mut universe = pair(seed, Some(60 * SECOND));
         universe.lose_replies = true;
         universe.lose_control = true;
-        universe.run_with_traffic(10 * SECOND, PACE);
+        universe.run_with_traffic(7 * SECOND, PACE);
         assert_eq!(universe.highest_phase, Phase(1), "seed {seed}");
         assert!(universe.losses().spent > 100, "seed {seed}");
         assert!(events(&universe, EventKind::BudgetSpent) > 0);
-        // Answers alone bring it back to life: nothing was used up.
+        // Answers alone bring it back to life: a part of the budget is theirs.
         universe.lose_replies = false;
-        universe.input(0, Input::SetRekeyInterval(None));
-        universe.input(1, Input::SetRekeyInterval(None));
-        universe.lose_control = false;
-        universe.run_until(10 * SECOND, Universe::all_up);
-        universe.run_with_traffic(5 * SECOND, PACE);
+        universe.run_until(2 * SECOND, Universe::all_up);
+        universe.run_with_traffic(3 * SECOND, PACE);
+        assert!(universe.highest_phase > Phase(1), "seed {seed}");
         let before = universe.losses();
-        universe.run_with_traffic(10 * SECOND, PACE);
+        universe.run_with_traffic(20 * SECOND, PACE);
         universe.run(ms(100));
         assert_eq!(universe.losses(), before, "seed {seed}");
+        assert_eq!(rekeys(&universe), 0, "seed {seed}");
     }
 }
 
@@ -182,7 +205,7 @@ fn with_neither_phase_nor_rekey_a_lane_stops_and_says_so() {
 fn a_sender_never_outruns_its_receiver() {
     // Phases of a few frames, spent long before the receiver is ready; with no
     // rekey that would help.
-    for (seed, frames) in (0..).zip([10, 14, 20, 40, 70]) {
+    for (seed, frames) in (0..).zip([10, 20, 40, 100, 150, 240]) {
         let mut universe = pair_with(seed, None, frames * FRAME_COST);
         universe.lose_control = true;
         universe.staging = ms(700);
@@ -196,5 +219,8 @@ fn a_sender_never_outruns_its_receiver() {
         let keys = (losses.unknown_phase, losses.not_open, losses.unknown_spi);
         assert_eq!(keys, (0, 0, 0), "frames {frames}");
         assert!(losses.spent > 0, "frames {frames}");
+        // The smallest budgets have too little for the probes that it takes.
+        let progress = universe.highest_phase > Phase(10);
+        assert!(progress || frames < 100, "frames {frames}");
     }
 }

@@ -14,7 +14,7 @@ use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, NodeId, PeerIndex, Sp
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::phase::{Phase, PhaseBits};
-use tipsec_dataplane::sa::{RxLane, RxShared, TxLane};
+use tipsec_dataplane::sa::{Class, RxLane, RxShared, TxLane};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_xdp::gate::{GateKey, gate};
 use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
@@ -168,10 +168,12 @@ fn data_by<A: Aead>(vector: &Vector) {
     if packet_number < 1000 {
         let mut lane = TxLane::<A>::new(tx_lane(&secret, spi));
         for _ in 0..packet_number {
-            assert!(lane.number(1).is_ok());
+            assert!(lane.number(1, Class::Data).is_ok());
         }
         let mut payload = plaintext.to_vec();
-        let number = lane.number(payload.len()).expect("the lane has a number");
+        let number = lane
+            .number(payload.len(), Class::Data)
+            .expect("the lane has a number");
         let header = number.header();
         let tag = lane.seal(number, &header, &mut payload);
         let tag = tag.expect("its own number");

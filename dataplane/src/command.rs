@@ -93,6 +93,15 @@ pub struct Budget {
     pub hard: u64,
 }
 
+impl Budget {
+    /// Where data enters the next phase, or stops: the last eighth is for
+    /// probes. Without it a lane that has stopped could not ask whether it may
+    /// go on, nor answer its peer.
+    pub const fn data_limit(self) -> u64 {
+        self.hard - self.hard / 8
+    }
+}
+
 /// From the control thread to a worker.
 pub enum Command {
     /// Open this lane's frames from now on. Answered by [`Event::Done`].
@@ -250,8 +259,8 @@ pub enum Event {
         /// The phase.
         phase: Phase,
     },
-    /// A sending lane reached its hard budget, may not enter its next phase,
-    /// and seals nothing until it may; said once a phase.
+    /// A sending lane has spent its budget for data, may not enter its next
+    /// phase, and seals only probes until it may; said once a phase.
     BudgetSpent {
         /// To whom.
         peer: PeerIndex,

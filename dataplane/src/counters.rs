@@ -85,7 +85,8 @@ reasons! {
         /// A probe for which there is no SA: before the first one with a peer
         /// is complete, or after it was wiped. Who asked asks again.
         ProbeUnanswered = "tx_probe_unanswered",
-        /// The lane spent its budget and the next SA is not there yet.
+        /// The lane spent its budget, and neither the next SA nor leave to enter
+        /// the next phase is there yet.
         BudgetSpent = "tx_budget_spent",
         /// Its destination address belongs to no node.
         UnknownDestination = "tx_unknown_destination",

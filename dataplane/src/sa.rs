@@ -10,7 +10,7 @@ mod send;
 mod shared;
 
 pub use receive::{OpenRefused, RxLane};
-pub use send::{BudgetStep, ForeignNumber, Numbered, SealRefused, TxLane};
+pub use send::{BudgetStep, Class, ForeignNumber, Numbered, SealRefused, TxLane};
 pub use shared::{FailedOpens, RxShared};
 
 /// Largest plaintext of a frame in bytes, payload byte included: what the

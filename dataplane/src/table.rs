@@ -12,7 +12,7 @@ use crate::counters::TxDrop;
 use crate::ids::{Epoch, NodeId, PeerIndex, Spi};
 use crate::outer::OuterHeader;
 use crate::phase::{Phase, StageRefused};
-use crate::sa::{RxLane, TxLane};
+use crate::sa::{Class, RxLane, TxLane};
 use crate::sys;
 
 /// Why a lane was not installed.
@@ -129,15 +129,6 @@ impl<A: Aead> RxTable<A> {
     pub fn is_empty(&self) -> bool {
         self.lanes == 0
     }
-}
-
-/// What a plaintext is, as far as the lane cares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
-    /// Needs an SA that the peer has confirmed.
-    Data,
-    /// Confirms one.
-    Probe,
 }
 
 /// What the table knows of one peer.

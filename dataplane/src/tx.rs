@@ -15,8 +15,8 @@ use crate::counters::{TxDrop, WorkerCounters};
 use crate::frame::{PAYLOAD_OFFSET, frame_start};
 use crate::ids::PeerIndex;
 use crate::outer::{OUTER_LEN_MAX, OuterHeader};
-use crate::sa::{BudgetStep, Numbered, SealRefused, TxLane};
-use crate::table::{Class, TxTable};
+use crate::sa::{BudgetStep, Class, Numbered, SealRefused, TxLane};
+use crate::table::TxTable;
 
 /// A frame that has been sealed: the only thing that a bearer sends.
 pub struct Sealed<F> {
@@ -191,7 +191,8 @@ fn write_headers<A: Aead, M: FrameMemory>(
         return Err(TxDrop::TooShort);
     }
     let parts = Parts::of(memory.room_mut(&mut plain.frame), plain.len).ok_or(TxDrop::TooLong)?;
-    let number = lane.number(plain.len).map_err(|refused| match refused {
+    let number = lane.number(plain.len, plain.class);
+    let number = number.map_err(|refused| match refused {
         SealRefused::BudgetSpent => TxDrop::BudgetSpent,
         SealRefused::BadLength => TxDrop::TooLong,
     })?;

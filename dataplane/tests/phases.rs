@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{Cipher, Node, PEER, pair, secret};
 use endpoints::{End, ends, node, peer};
+use proptest::prelude::*;
 use tipsec_dataplane::aead::{Aead, Nonce, OpenFailed};
 use tipsec_dataplane::bearer::memory::{Faults, MemorySizes};
 use tipsec_dataplane::command::{
@@ -18,7 +19,7 @@ use tipsec_dataplane::command::{
 use tipsec_dataplane::counters::{RxDrop, TxDrop};
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, Spi};
 use tipsec_dataplane::phase::{Phase, PhaseBits};
-use tipsec_dataplane::sa::{RxLane, RxShared, TxLane};
+use tipsec_dataplane::sa::{Class, RxLane, RxShared, TxLane};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 
 /// Every seal of this test binary.
@@ -185,6 +186,74 @@ fn no_number_seals_twice_across_phases() {
     }
 }
 
+/// What may happen to a sending lane.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A frame of this many bytes.
+    Seal(Class, usize),
+    /// The key of a phase so far after the present one.
+    Stage(u32),
+    Allow(u32),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        12 => (1usize..200).prop_map(|len| Step::Seal(Class::Data, len)),
+        2 => Just(Step::Seal(Class::Probe, 16)),
+        1 => (0u32..3).prop_map(Step::Stage),
+        1 => (0u32..8).prop_map(Step::Allow),
+    ];
+    prop::collection::vec(step, 1..600)
+}
+
+proptest! {
+    #[test]
+    fn a_lane_keeps_budget_order_and_permission(steps in steps(), hard in 1u64..300) {
+        let budget = Budget { soft: hard / 2, hard };
+        let mut lane = TxLane::<Recorder>::new(tx_spec(node(2), 0, budget));
+        // What the lane has to know: the phase, what was spent in it, whether
+        // data is over in it, the key after it, and how far it may go.
+        let (mut phase, mut spent, mut over) = (0, 0, false);
+        let (mut key_after, mut allowed) = (true, 0);
+        let mut last = None;
+        for step in steps {
+            match step {
+                Step::Allow(to) => {
+                    lane.allow_phase(Phase(to));
+                    allowed = allowed.max(to);
+                }
+                Step::Stage(ahead) => {
+                    let staged = lane.stage(&spec(0, Phase(phase + ahead)));
+                    prop_assert_eq!(staged.is_ok(), ahead == 1 && !key_after);
+                    key_after |= staged.is_ok();
+                }
+                Step::Seal(class, len) => {
+                    let cost = 1 + len.div_ceil(16) as u64;
+                    let fits = match class {
+                        Class::Data => !over && spent + cost <= budget.data_limit(),
+                        Class::Probe => spent + cost <= hard,
+                    };
+                    let jumps = !fits && key_after && allowed > phase && cost <= budget.data_limit();
+                    let number = lane.number(len, class);
+                    prop_assert_eq!(number.is_ok(), fits || jumps);
+                    let Ok(number) = number else {
+                        over = true;
+                        continue;
+                    };
+                    if jumps {
+                        (phase, spent, over, key_after) = (phase + 1, 0, false, false);
+                    }
+                    spent += cost;
+                    let number = u64::from_be_bytes(number.header()[8..].try_into().unwrap());
+                    prop_assert!(last < Some(number));
+                    prop_assert_eq!(number >> 32, u64::from(phase));
+                    last = Some(number);
+                }
+            }
+        }
+    }
+}
+
 /// Answers to commands so far, in order, and the other events.
 fn events(end: &End) -> Vec<Event> {
     std::iter::from_fn(|| end.control.receive()).collect()
@@ -220,7 +289,7 @@ fn a_worker_goes_through_phases_as_it_is_told() {
     b.settle();
     assert_eq!(events(&b), done);
     // A probe costs 2, and so does a small message.
-    let budget = Budget { soft: 8, hard: 10 };
+    let budget = Budget { soft: 8, hard: 12 };
     a.command(Command::InstallTx {
         seq,
         lane: Box::new(TxLaneSpec {
@@ -255,6 +324,8 @@ fn a_worker_goes_through_phases_as_it_is_told() {
         epoch,
     };
     assert_eq!(events(&a), [low, spent]);
+    // It still asks, and so hears when it may.
+    assert_eq!(reported(&mut a, &mut b), Phase(0));
     let allow = |phase| Command::AllowPhase {
         peer: peer_b,
         spi: spi(),

@@ -77,6 +77,8 @@ struct RxPhase {
 pub(super) struct RxPhases {
     keys: SaKeys,
     lanes: Vec<RxPhase>,
+    /// The first `stage_at`: asked after every step of the machine.
+    deadline: Option<Instant>,
 }
 
 impl RxPhases {
@@ -91,6 +93,7 @@ impl RxPhases {
         Self {
             keys,
             lanes: lanes.map(lane).collect(),
+            deadline: None,
         }
     }
 
@@ -98,14 +101,14 @@ impl RxPhases {
         self.lanes.iter_mut().find(|lane| lane.spi == spi)
     }
 
+    fn set_deadline(&mut self) {
+        self.deadline = self.lanes.iter().filter_map(|lane| lane.stage_at).min();
+    }
+
     /// The highest that opened on a lane.
     pub(super) fn highest(&self) -> Phase {
         let opened = self.lanes.iter().map(|lane| lane.opened);
         opened.max().unwrap_or(Phase::FIRST)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(|lane| lane.stage_at).min()
     }
 }
 
@@ -172,25 +175,29 @@ impl Peer {
 
     /// A worker opened the first frame of a phase of the peer's lane.
     pub(super) fn on_phase_opened(&mut self, cx: &mut Context<'_>, spi: Spi, phase: Phase) {
-        let mut lanes = self.rx.iter_mut().filter_map(|sa| sa.phases.lane_mut(spi));
-        if let Some(lane) = lanes.next()
-            && phase > lane.opened
-        {
-            lane.opened = phase;
-            lane.stage_at = Some(cx.now + PHASE_GRACE);
+        for phases in self.rx.iter_mut().map(|sa| &mut sa.phases) {
+            if let Some(lane) = phases.lane_mut(spi)
+                && phase > lane.opened
+            {
+                lane.opened = phase;
+                lane.stage_at = Some(cx.now + PHASE_GRACE);
+                phases.set_deadline();
+            }
         }
     }
 
     /// When a key is to be staged.
     pub(super) fn phase_deadline(&self) -> Option<Instant> {
-        self.rx.iter().filter_map(|sa| sa.phases.deadline()).min()
+        self.rx.iter().filter_map(|sa| sa.phases.deadline).min()
     }
 
     /// Stages keys whose time has come: nothing is late any more that they
     /// take the place of.
     pub(super) fn phase_timer(&mut self, cx: &mut Context<'_>) {
-        for sa in &mut self.rx {
-            let RxPhases { keys, lanes } = &mut sa.phases;
+        let is_due = |phases: &&mut RxPhases| phases.deadline.is_some_and(|at| at <= cx.now);
+        let due = self.rx.iter_mut().map(|sa| &mut sa.phases).filter(is_due);
+        for phases in due {
+            let RxPhases { keys, lanes, .. } = &mut *phases;
             for (index, lane) in (0..=u8::MAX).map(LaneIndex).zip(lanes) {
                 if lane.stage_at.is_none_or(|at| at > cx.now) {
                     continue;
@@ -210,6 +217,7 @@ impl Peer {
                     },
                 });
             }
+            phases.set_deadline();
         }
     }
 

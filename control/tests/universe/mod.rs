@@ -112,9 +112,13 @@ impl TxLane {
     }
 
     /// A number for one frame, if there is one, and what is to be told.
-    fn number(&mut self, peer: PeerIndex) -> (Option<u64>, Vec<Input<'static>>) {
+    fn number(&mut self, peer: PeerIndex, plain: &Plain) -> (Option<u64>, Vec<Input<'static>>) {
         let mut told = Vec::new();
-        if self.stopped || self.spent + FRAME_COST > self.budget.hard {
+        let over = match plain {
+            Plain::Data(_) => self.stopped || self.spent + FRAME_COST > self.budget.data_limit(),
+            Plain::Probe(_) => self.spent + FRAME_COST > self.budget.hard,
+        };
+        if over {
             if !self.next_ready() {
                 if !std::mem::replace(&mut self.stopped, true) {
                     told.push(Input::BudgetSpent { peer });
@@ -662,7 +666,7 @@ impl Universe {
         let Some(to) = lane.to else {
             return;
         };
-        let (number, told) = lane.number(peer);
+        let (number, told) = lane.number(peer, &plain);
         let Some(number) = number else {
             node.counts.spent += u64::from(matches!(plain, Plain::Data(_)));
             return self.tell(n, told);

@@ -333,6 +333,11 @@ mod tests {
     }
 
     #[test]
+    fn lane_fits_a_cache_line() {
+        assert!(size_of::<RxLane<AnyAead>>() <= 64 + size_of::<<AnyAead as Aead>::Key>() - 8);
+    }
+
+    #[test]
     fn window_is_shared_and_moves_only_after_an_open() {
         let shared = shared(10);
         let (mut here, mut there) = (rx_lane(&shared), rx_lane(&shared));

@@ -50,6 +50,15 @@ impl Numbered {
     }
 }
 
+/// What a plaintext is, as far as the lane cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Needs an SA that the peer has confirmed.
+    Data,
+    /// Confirms one, and has a part of the budget to itself.
+    Probe,
+}
+
 /// A step of a lane's life that is told to the control plane, each once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BudgetStep {
@@ -58,10 +67,18 @@ pub enum BudgetStep {
         /// Whether the next phase may be entered when the rest is spent.
         next_ready: bool,
     },
-    /// The hard budget is reached, and there is no phase to go on in.
+    /// The budget for data is spent, and there is no phase to go on in.
     Spent,
     /// The lane goes on in this phase.
     Entered(Phase),
+}
+
+/// A step that was taken and not told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Untold {
+    Nothing,
+    Spent,
+    Entered,
 }
 
 /// One sending worker's share of an SA. Sole owner of its packet numbers: they
@@ -71,8 +88,6 @@ pub struct TxLane<A: Aead> {
     serial: u64,
     current: PhaseKey<A>,
     next_packet_number: u64,
-    /// The number after the last of this phase.
-    phase_end: u64,
     /// Packets plus AES blocks in this phase.
     spent: u64,
     budget: Budget,
@@ -82,9 +97,10 @@ pub struct TxLane<A: Aead> {
     /// The highest phase that may be entered: the receiver has its key.
     allowed: Phase,
     phase_bits: PhaseBits,
+    /// Data is, until the next phase.
     stopped: bool,
     low_told: bool,
-    untold: Option<BudgetStep>,
+    untold: Untold,
     spi: Spi,
     peer: PeerIndex,
     node: NodeId,
@@ -101,7 +117,6 @@ impl<A: Aead> TxLane<A> {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             current: PhaseKey::new(Phase::FIRST, &spec.secret),
             next_packet_number: 0,
-            phase_end: spec.phase_bits.end_of(Phase::FIRST).unwrap_or(0),
             spent: 0,
             budget: spec.budget,
             other: PhaseKey::second(spec.next.as_ref()),
@@ -109,7 +124,7 @@ impl<A: Aead> TxLane<A> {
             phase_bits: spec.phase_bits,
             stopped: false,
             low_told: false,
-            untold: None,
+            untold: Untold::Nothing,
             spi: spec.spi,
             peer: spec.peer,
             node: spec.node,
@@ -126,12 +141,12 @@ impl<A: Aead> TxLane<A> {
     /// # Errors
     /// [`SealRefused`]; then no number was taken.
     #[inline]
-    pub fn number(&mut self, plaintext_len: usize) -> Result<Numbered, SealRefused> {
+    pub fn number(&mut self, plaintext_len: usize, class: Class) -> Result<Numbered, SealRefused> {
         if plaintext_len == 0 || plaintext_len > MAX_PLAINTEXT_LEN {
             return Err(SealRefused::BadLength);
         }
         let length = u16::try_from(plaintext_len + TAG_LEN).map_err(|_| SealRefused::BadLength)?;
-        let packet_number = self.take_number(1 + blocks(plaintext_len))?;
+        let packet_number = self.take_number(1 + blocks(plaintext_len), class)?;
         Ok(Numbered {
             header: DataHeader {
                 spi: self.spi,
@@ -184,30 +199,34 @@ impl<A: Aead> TxLane<A> {
 
     /// Charges `cost` (packets plus AES blocks) and takes a packet number.
     #[inline]
-    fn take_number(&mut self, cost: u64) -> Result<u64, SealRefused> {
+    fn take_number(&mut self, cost: u64, class: Class) -> Result<u64, SealRefused> {
         let spent = self.spent.saturating_add(cost);
-        let over = spent > self.budget.hard || self.next_packet_number >= self.phase_end;
-        if over || self.stopped {
+        let over = match class {
+            Class::Data => spent > self.budget.data_limit() || self.stopped,
+            Class::Probe => spent > self.budget.hard,
+        };
+        let packet_number = self.next_packet_number;
+        let in_phase = self.phase_bits.holds(self.current.phase, packet_number);
+        if over || !in_phase {
             return self.take_number_of_next_phase(cost);
         }
-        let packet_number = self.next_packet_number;
         self.next_packet_number += 1;
         self.spent = spent;
         Ok(packet_number)
     }
 
-    /// Jumps to the next phase, or stops. Not even a smaller frame passes in
-    /// a phase that is over: "spent" is told once, and then it must stay true
-    /// until there is a phase to go on in.
+    /// Jumps to the next phase, or stops. Not even a smaller frame of data
+    /// passes in a phase that is over: "spent" is told once, and then it must
+    /// stay true until there is a phase to go on in.
     #[cold]
     fn take_number_of_next_phase(&mut self, cost: u64) -> Result<u64, SealRefused> {
         // What costs more than a whole budget fits no phase: it must not use
         // one up either.
-        if cost > self.budget.hard || !self.enter_next_phase() {
+        if cost > self.budget.data_limit() || !self.enter_next_phase() {
             if !self.stopped {
                 self.stopped = true;
                 self.low_told = true;
-                self.untold = Some(BudgetStep::Spent);
+                self.untold = Untold::Spent;
             }
             return Err(SealRefused::BudgetSpent);
         }
@@ -217,28 +236,29 @@ impl<A: Aead> TxLane<A> {
         Ok(packet_number)
     }
 
-    /// Where the next phase ends, if it may be entered: its key is there, and
-    /// the receiver has it too.
-    fn next_phase_end(&self) -> Option<u64> {
-        let next = self.other.as_ref()?.phase;
-        let ready = next.follows(self.current.phase) && next <= self.allowed;
-        ready.then(|| self.phase_bits.end_of(next)).flatten()
+    /// Whether the next phase may be entered: its key is there, the receiver
+    /// has it too, and the window has room for it.
+    fn next_ready(&self) -> bool {
+        self.other.as_ref().is_some_and(|next| {
+            next.phase.follows(self.current.phase)
+                && next.phase <= self.allowed
+                && self.phase_bits.end_of(next.phase).is_some()
+        })
     }
 
-    /// The packet number jumps, the budget starts anew; false if the lane has
-    /// to stay where it is.
+    /// The packet number jumps; what is sealed next is the first to be charged.
+    /// False if the lane has to stay where it is.
     fn enter_next_phase(&mut self) -> bool {
-        let (Some(end), Some(next)) = (self.next_phase_end(), &mut self.other) else {
+        let ready = self.next_ready();
+        let Some(next) = self.other.as_mut().filter(|_| ready) else {
             return false;
         };
         std::mem::swap(&mut self.current, next);
         let phase = self.current.phase;
         self.next_packet_number = self.phase_bits.entry(phase, self.next_packet_number);
-        self.phase_end = end;
-        self.spent = 0;
         self.stopped = false;
         self.low_told = false;
-        self.untold = Some(BudgetStep::Entered(phase));
+        self.untold = Untold::Entered;
         true
     }
 
@@ -267,15 +287,24 @@ impl<A: Aead> TxLane<A> {
     /// What the control plane must be told about the budget and was not yet.
     #[inline]
     pub fn budget_step(&mut self) -> Option<BudgetStep> {
-        if self.untold.is_some() {
-            return self.untold.take();
+        if self.untold != Untold::Nothing {
+            return self.take_untold();
         }
         if self.spent >= self.budget.soft && !self.low_told {
             self.low_told = true;
-            let next_ready = self.next_phase_end().is_some();
+            let next_ready = self.next_ready();
             return Some(BudgetStep::Low { next_ready });
         }
         None
+    }
+
+    #[cold]
+    fn take_untold(&mut self) -> Option<BudgetStep> {
+        match std::mem::replace(&mut self.untold, Untold::Nothing) {
+            Untold::Nothing => None,
+            Untold::Spent => Some(BudgetStep::Spent),
+            Untold::Entered => Some(BudgetStep::Entered(self.current.phase)),
+        }
     }
 
     /// The receiver's name for the lane.
@@ -372,7 +401,7 @@ mod tests {
         lane: &mut TxLane<AnyAead>,
         plaintext: &mut [u8],
     ) -> Result<([u8; HEADER_LEN], [u8; TAG_LEN]), SealRefused> {
-        let number = lane.number(plaintext.len())?;
+        let number = lane.number(plaintext.len(), Class::Data)?;
         let header = number.header();
         Ok((header, lane.seal(number, &header, plaintext).unwrap()))
     }
@@ -389,7 +418,7 @@ mod tests {
         }
         let low = BudgetStep::Low { next_ready: false };
         assert_eq!(steps, [None, Some(low), None]);
-        // 12 are spent; 2 are left, too few for this packet.
+        // 12 are spent; data may spend 13, which is too few for this packet.
         payload.fill(0x11);
         for expected in [Some(BudgetStep::Spent), None] {
             let refused = seal(&mut lane, &mut payload).err();
@@ -407,11 +436,11 @@ mod tests {
         // The same names, as after a peer's restart.
         let (mut lane, other) = (tx_lane(UNBOUNDED), tx_lane(UNBOUNDED));
         let mut plaintext = [0x11; 20];
-        let number = lane.number(20).unwrap();
+        let number = lane.number(20, Class::Data).unwrap();
         let header = number.header();
         let result = lane.seal(number, &header, &mut plaintext[..19]);
         assert_eq!(result, Err(ForeignNumber), "length");
-        let number = lane.number(20).unwrap();
+        let number = lane.number(20, Class::Data).unwrap();
         let header = number.header();
         let result = other.seal(number, &header, &mut plaintext);
         assert_eq!(result, Err(ForeignNumber), "lane");
@@ -490,6 +519,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_has_stopped_still_carries_probes() {
+        let budget = Budget { soft: 12, hard: 16 };
+        let mut lane = lane_of(PhaseBits::PROTOCOL, budget, Some(secret(1)));
+        assert_eq!(budget.data_limit(), 14);
+        let cheap = |lane: &mut TxLane<AnyAead>, class| lane.number(1, class).is_ok();
+        for _ in 0..7 {
+            assert!(cheap(&mut lane, Class::Data));
+        }
+        assert!(!cheap(&mut lane, Class::Data));
+        assert_eq!(lane.budget_step(), Some(BudgetStep::Spent));
+        assert!(cheap(&mut lane, Class::Probe), "this much is kept for them");
+        assert!(!cheap(&mut lane, Class::Probe) && !cheap(&mut lane, Class::Data));
+        assert_eq!(lane.budget_step(), None);
+        lane.allow_phase(Phase(1));
+        assert!(cheap(&mut lane, Class::Probe) && cheap(&mut lane, Class::Data));
+        assert_eq!(lane.phase(), Phase(1));
+    }
+
+    #[test]
     fn a_frame_that_fits_no_budget_uses_up_no_phase() {
         let budget = Budget { soft: 4, hard: 4 };
         let mut lane = lane_of(PhaseBits::PROTOCOL, budget, Some(secret(1)));
@@ -530,7 +578,7 @@ mod tests {
         let budget = Budget { soft: 2, hard: 2 };
         let mut lane = lane_of(PhaseBits::PROTOCOL, budget, Some(secret(1)));
         lane.allow_phase(Phase(1));
-        let numbers = [lane.number(1).unwrap(), lane.number(1).unwrap()];
+        let numbers = [1, 1].map(|len| lane.number(len, Class::Data).unwrap());
         assert_eq!(lane.phase(), Phase(1));
         for (number, phase) in numbers.into_iter().zip([0, 1]) {
             let header = number.header();
@@ -548,9 +596,9 @@ mod tests {
         let mut lane = lane_of(bits, UNBOUNDED, Some(secret(1)));
         let end = bits.end_of(Phase(0)).unwrap();
         for n in 0..end {
-            assert_eq!(number_of(lane.number(1).unwrap().header()), n);
+            assert_eq!(number_of(lane.number(1, Class::Probe).unwrap().header()), n);
         }
-        assert!(lane.number(1).is_err());
+        assert!(lane.number(1, Class::Probe).is_err());
         lane.allow_phase(Phase(1));
         let (header, _) = seal(&mut lane, &mut [0; 1]).unwrap();
         assert_eq!(number_of(header), end, "no number is skipped");
@@ -563,7 +611,6 @@ mod tests {
         let last = Phase(u32::try_from(PACKET_NUMBERS >> 32).unwrap() - 1);
         lane.current.phase = last;
         lane.next_packet_number = bits.entry(last, LAP - 1);
-        lane.phase_end = bits.end_of(last).unwrap();
         lane.allow_phase(Phase(u32::MAX));
         assert_eq!(lane.stage(&stage(last.0 + 1)), Ok(()), "nobody enters it");
         assert!(seal(&mut lane, &mut [0; 1]).is_ok());

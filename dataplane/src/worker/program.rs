@@ -18,7 +18,8 @@ use crate::frame::{MESSAGE_OFFSET, MESSAGE_OVERHEAD, PAYLOAD_OFFSET};
 use crate::ids::{NodeId, PeerIndex};
 use crate::payload::Payload;
 use crate::rx::Opened;
-use crate::table::{Class, RxTable, TxTable};
+use crate::sa::Class;
+use crate::table::{RxTable, TxTable};
 use crate::tap::TapPort;
 use crate::tx::Plain;
 
