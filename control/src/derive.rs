@@ -6,6 +6,7 @@
 use ring::{hkdf, hmac};
 use subtle::ConstantTimeEq;
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, MasterId, NodeId, Spi};
+use tipsec_dataplane::phase::Phase;
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_xdp::gate::GateKey;
 use tipsec_xdp::wire::CONTROL_MAC_LEN;
@@ -127,6 +128,11 @@ impl Sek {
         Self(bytes)
     }
 
+    /// A second copy, for the SA's life: the offer ends with its message.
+    pub fn duplicate(&self) -> Self {
+        Self(self.0)
+    }
+
     /// For the offer.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -151,7 +157,7 @@ pub struct LaneBinding<'a> {
     /// Which of the sender's workers.
     pub lane: LaneIndex,
     /// Which phase.
-    pub phase: u32,
+    pub phase: Phase,
 }
 
 impl LaneBinding<'_> {
@@ -172,7 +178,7 @@ impl LaneBinding<'_> {
                 &self.receiver.1.0.to_be_bytes(),
                 &self.spi.value().to_be_bytes(),
                 &[self.lane.0],
-                &self.phase.to_be_bytes(),
+                &self.phase.0.to_be_bytes(),
             ],
             &mut *okm,
         );
@@ -226,7 +232,7 @@ mod tests {
             receiver: (node(2), Incarnation(12)),
             spi: Spi::new(5).unwrap(),
             lane: LaneIndex(0),
-            phase: 0,
+            phase: Phase::FIRST,
         };
         let sek = Sek::new([9; 32]);
         let variants = [
@@ -266,7 +272,10 @@ mod tests {
                 lane: LaneIndex(1),
                 ..base()
             },
-            LaneBinding { phase: 1, ..base() },
+            LaneBinding {
+                phase: Phase(1),
+                ..base()
+            },
         ];
         let mut keys: Vec<Vec<u8>> = variants
             .iter()

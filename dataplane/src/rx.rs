@@ -140,7 +140,8 @@ impl Admitted {
 
 /// Opens received frames from the front of `received` as long as `opened` has
 /// room; what does not fit stays in `received`. `events` gets
-/// [`Event::FirstOpen`] and [`Event::OpenLimit`], each once a lane.
+/// [`Event::FirstOpen`] and [`Event::OpenLimit`], each once a lane, and
+/// [`Event::PhaseOpened`] once a phase.
 // The borrows end with the call, so a struct of them would only rename them.
 #[allow(clippy::too_many_arguments)]
 pub fn open_burst<A: Aead, M: FrameMemory>(
@@ -404,11 +405,16 @@ fn commit_run<A: Aead>(
         let spi = run.spi;
         events(Event::FirstOpen { peer, spi });
     }
+    if let Some(phase) = lane.phase_opened() {
+        let spi = run.spi;
+        events(Event::PhaseOpened { peer, spi, phase });
+    }
 }
 
 impl From<OpenRefused> for RxDrop {
     fn from(refused: OpenRefused) -> Self {
         match refused {
+            OpenRefused::UnknownPhase => Self::UnknownPhase,
             OpenRefused::Replayed => Self::Replayed,
             OpenRefused::BadTag => Self::OpenFailed,
             OpenRefused::Limit => Self::OpenLimit,

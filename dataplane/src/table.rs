@@ -1,16 +1,18 @@
 //! SA tables: receiving lanes by SPI (direct index), sending lanes by peer.
 //!
 //! Of fixed size from construction; nothing here allocates per frame. One
-//! worker owns one of each. Imports `sa` and ids.
+//! worker owns one of each. Imports `sa`, phases and ids.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::aead::Aead;
+use crate::command::PhaseSpec;
 use crate::counters::TxDrop;
 use crate::ids::{Epoch, NodeId, PeerIndex, Spi};
 use crate::outer::OuterHeader;
-use crate::sa::{RxLane, TxLane};
+use crate::phase::{Phase, StageRefused};
+use crate::sa::{Class, RxLane, TxLane};
 use crate::sys;
 
 /// Why a lane was not installed.
@@ -88,6 +90,15 @@ impl<A: Aead> RxTable<A> {
         true
     }
 
+    /// Gives a lane the key of its next phase.
+    ///
+    /// # Errors
+    /// [`StageRefused`]; then nothing is changed.
+    pub fn stage(&mut self, phase: &PhaseSpec) -> Result<(), StageRefused> {
+        let lane = self.lane_mut(phase.spi);
+        lane.ok_or(StageRefused::NoLane(phase.spi))?.stage(phase)
+    }
+
     /// Starts to load the lane that this SPI may name into the cache. Touches
     /// nothing, not even the table.
     #[inline]
@@ -120,15 +131,6 @@ impl<A: Aead> RxTable<A> {
     pub fn is_empty(&self) -> bool {
         self.lanes == 0
     }
-}
-
-/// What a plaintext is, as far as the lane cares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
-    /// Needs an SA that the peer has confirmed.
-    Data,
-    /// Confirms one.
-    Probe,
 }
 
 /// What the table knows of one peer.
@@ -240,6 +242,28 @@ impl<A: Aead> TxTable<A> {
         entry.lane.take().is_some()
     }
 
+    /// Gives the lane to a peer the key of its next phase.
+    ///
+    /// # Errors
+    /// [`StageRefused`], also if the lane is another by now; then nothing is
+    /// changed.
+    pub fn stage(&mut self, peer: PeerIndex, phase: &PhaseSpec) -> Result<(), StageRefused> {
+        let lane = self.lane_mut(peer);
+        lane.ok_or(StageRefused::NoLane(phase.spi))?.stage(phase)
+    }
+
+    /// Lets the lane to a peer go on in phases up to `phase`, if it is still
+    /// the one with this SPI.
+    pub fn allow_phase(&mut self, peer: PeerIndex, spi: Spi, phase: Phase) {
+        if let Some(lane) = self.lane_mut(peer).filter(|lane| lane.spi() == spi) {
+            lane.allow_phase(phase);
+        }
+    }
+
+    fn lane_mut(&mut self, peer: PeerIndex) -> Option<&mut TxLane<A>> {
+        self.peers.get_mut(usize::from(peer.0))?.lane.as_deref_mut()
+    }
+
     /// Lets data be sealed for a peer, or only probes. Installing a lane
     /// allows data.
     pub fn allow_data(&mut self, peer: PeerIndex, allowed: bool) {
@@ -312,15 +336,14 @@ impl<A: Aead> TxTable<A> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::aead::AnyAead;
     use crate::command::{Budget, RxLaneSpec, TxLaneSpec};
     use crate::ids::LaneIndex;
     use crate::mac::MacAddr;
+    use crate::phase::PhaseBits;
+    use crate::sa::RxShared;
     use crate::secret::{LaneSecret, Suite};
-    use crate::window::Window;
 
     fn node(id: u32) -> NodeId {
         NodeId::new(id).unwrap()
@@ -334,8 +357,9 @@ mod tests {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: LaneSecret::new(Suite::Aes256Gcm, [1; 32], [2; 12]),
-            window: Arc::new(Window::new()),
-            failed_opens_limit: 1,
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
+            shared: RxShared::of_single_lane(1),
         })
     }
 
@@ -347,6 +371,8 @@ mod tests {
             epoch: Epoch(epoch),
             lane: LaneIndex(0),
             secret: LaneSecret::new(Suite::Aes256Gcm, [iv; 32], [iv; 12]),
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
             budget: Budget {
                 soft: u64::MAX,
                 hard: u64::MAX,

@@ -15,8 +15,8 @@ use crate::counters::{TxDrop, WorkerCounters};
 use crate::frame::{PAYLOAD_OFFSET, frame_start};
 use crate::ids::PeerIndex;
 use crate::outer::{OUTER_LEN_MAX, OuterHeader};
-use crate::sa::{BudgetStep, Numbered, SealRefused, TxLane};
-use crate::table::{Class, TxTable};
+use crate::sa::{BudgetStep, Class, Numbered, SealRefused, TxLane};
+use crate::table::TxTable;
 
 /// A frame that has been sealed: the only thing that a bearer sends.
 pub struct Sealed<F> {
@@ -196,7 +196,8 @@ fn write_headers<A: Aead, M: FrameMemory>(
         return Err(TxDrop::TooShort);
     }
     let parts = Parts::of(memory.room_mut(&mut plain.frame), plain.len).ok_or(TxDrop::TooLong)?;
-    let number = lane.number(plain.len).map_err(|refused| match refused {
+    let number = lane.number(plain.len, plain.class);
+    let number = number.map_err(|refused| match refused {
         SealRefused::BudgetSpent => TxDrop::BudgetSpent,
         SealRefused::BadLength => TxDrop::TooLong,
     })?;
@@ -227,9 +228,14 @@ fn tell_budget<A: Aead>(lane: &mut TxLane<A>, events: &mut impl FnMut(Event)) {
     let Some(step) = lane.budget_step() else {
         return;
     };
-    let (peer, epoch) = (lane.peer(), lane.epoch());
+    let (peer, epoch, spi) = (lane.peer(), lane.epoch(), lane.spi());
     events(match step {
-        BudgetStep::Low => Event::BudgetLow { peer, epoch },
+        BudgetStep::Low { next_ready } => Event::BudgetLow {
+            peer,
+            epoch,
+            next_ready,
+        },
         BudgetStep::Spent => Event::BudgetSpent { peer, epoch },
+        BudgetStep::Entered(phase) => Event::PhaseEntered { peer, spi, phase },
     });
 }

@@ -230,6 +230,13 @@ pub struct PeerReport {
     pub tx_epoch: Option<u32>,
     /// Epoch of the newest keys that opened a frame of it.
     pub rx_epoch: Option<u32>,
+    /// Highest phase of the keys that frames to it are sealed with, over the
+    /// lanes: 0 unless a budget was spent without a rekey.
+    #[serde(default)]
+    pub tx_phase: Option<u32>,
+    /// Highest phase that opened of the keys with `rx_epoch`.
+    #[serde(default)]
+    pub rx_phase: Option<u32>,
     /// Age of the older of both.
     pub key_age_ms: Option<u64>,
     /// Times that keys were replaced.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
-        /// A fate of a control frame or an exchange.
+        /// A fate of a control frame or an exchange, or a step in the life of
+        /// keys.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Count { $($(#[$doc])* $variant,)+ }
 
@@ -51,6 +52,8 @@ counts! {
     Completed = "exchanges_completed",
     /// Exchanges completed that replaced keys of the same life of a peer.
     Rekeyed = "rekeys_completed",
+    /// Phases that sending lanes of this node went on in.
+    PhaseEntered = "phases_entered",
     /// Exchanges given up after 5 s.
     TimedOut = "exchanges_timed_out",
     /// Hellos sent.

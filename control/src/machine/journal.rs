@@ -40,9 +40,11 @@ pub enum EventKind {
     OtherMaster,
     /// A sending lane nears its budget.
     BudgetLow,
+    /// A sending lane went on in its next phase.
+    PhaseEntered,
     /// A sending lane has stopped.
     BudgetSpent,
-    /// A receiving lane has stopped.
+    /// A receiving SA has stopped.
     OpenLimit,
     /// The master key was set.
     MasterSet,
@@ -69,6 +71,7 @@ impl EventKind {
             Self::DuplicateNode => "duplicate-node",
             Self::OtherMaster => "other-master",
             Self::BudgetLow => "budget-low",
+            Self::PhaseEntered => "phase-entered",
             Self::BudgetSpent => "budget-spent",
             Self::OpenLimit => "open-limit",
             Self::MasterSet => "master-set",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tipsec_dataplane::ids::LaneIndex;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
+use tipsec_dataplane::phase::Phase;
 
 use super::lanes::ProbeName;
 use super::peer::Peer;
@@ -99,7 +100,7 @@ impl Peer {
         let probe = Probe {
             op: ProbeOp::Request,
             id: ProbeName { number, lane }.to_id(),
-            phase: 0,
+            phase: Phase::FIRST,
         };
         cx.core.act(Action::SendProbe {
             peer: self.index,
@@ -115,6 +116,7 @@ impl Peer {
         }
         self.suspicion_answered(cx, name.number);
         self.note_confirmed(cx, name);
+        self.note_reported(cx, name, probe.phase);
         self.link.heard(cx.now);
         self.link.last_answered = cx.now;
         self.link.proven = Some(name.lane);

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, LaneIndex, MasterId, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::phase::Phase;
 
 use crate::address::{Address, Addresses, Network};
 use crate::derive::ClusterKeys;
@@ -49,7 +50,9 @@ mod journal;
 mod lanes;
 mod link;
 mod peer;
+mod phases;
 mod responder;
+mod sa_keys;
 mod sas;
 mod spi_pool;
 mod suspicion;
@@ -92,6 +95,8 @@ struct Core {
 enum Pending {
     /// The SA with this epoch of this peer is installed.
     Installed(PeerIndex, Epoch),
+    /// Every worker has the key after this phase of this lane.
+    Staged(PeerIndex, Spi, Phase),
     /// These SPIs may rest.
     Removed(Vec<Spi>),
 }
@@ -199,11 +204,15 @@ impl Machine {
                 network,
                 source,
             } => self.on_frame(now, random, bytes, (network, source)),
-            Input::Installed(token) => {
-                if let Some(Pending::Installed(peer, epoch)) = self.core.pending.remove(&token) {
+            Input::Installed(token) => match self.core.pending.remove(&token) {
+                Some(Pending::Installed(peer, epoch)) => {
                     self.with_peer(now, random, peer, |peer, cx| peer.on_installed(cx, epoch));
                 }
-            }
+                Some(Pending::Staged(peer, spi, opened)) => {
+                    self.with_peer(now, random, peer, |peer, _| peer.on_staged(spi, opened));
+                }
+                Some(Pending::Removed(_)) | None => {}
+            },
             Input::Removed(token) => {
                 if let Some(Pending::Removed(spis)) = self.core.pending.remove(&token) {
                     self.core.spis.rest(spis, now);
@@ -218,8 +227,20 @@ impl Machine {
             Input::Activity { peer } => {
                 self.with_peer(now, random, peer, |peer, cx| peer.link.heard(cx.now));
             }
-            Input::BudgetLow { peer } => {
-                self.with_peer(now, random, peer, |peer, cx| peer.on_budget_low(cx));
+            Input::BudgetLow { peer, next_ready } => {
+                self.with_peer(now, random, peer, |peer, cx| {
+                    peer.on_budget_low(cx, next_ready);
+                });
+            }
+            Input::PhaseEntered { peer, spi, phase } => {
+                self.with_peer(now, random, peer, |peer, cx| {
+                    peer.on_phase_entered(cx, spi, phase);
+                });
+            }
+            Input::PhaseOpened { peer, spi, phase } => {
+                self.with_peer(now, random, peer, |peer, cx| {
+                    peer.on_phase_opened(cx, spi, phase);
+                });
             }
             Input::BudgetSpent { peer } => {
                 self.with_peer(now, random, peer, |peer, cx| peer.on_budget_spent(cx));

@@ -4,7 +4,7 @@
 //! * per peer: start of the next exchange (`peer::schedule_rekey`), retransmit
 //!   and end of slot I (`initiator`), end of slot R (`responder`), end of
 //!   receiving SAs and confirmation of the sending SA (`sas`), probes and
-//!   silence (`link`), patience with a second claimant (`suspicion`)
+//!   silence (`link`), grace of a phase that is over (`phases`), patience with a second claimant (`suspicion`)
 
 use std::time::Duration;
 
@@ -91,6 +91,7 @@ impl Peer {
             self.link_deadline(tolerance),
             sas,
             tx,
+            self.phase_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -101,6 +102,7 @@ impl Peer {
         self.initiator_timer(cx);
         self.responder_timer(cx.now);
         self.rx_timer(cx);
+        self.phase_timer(cx);
         self.tx_timer(cx);
         self.link_timer(cx);
         self.suspicion_timer(cx);

@@ -158,6 +158,14 @@ impl Node {
                 }
             }
             Action::InstallRx { token, lanes } => self.hub.install_rx(token, lanes),
+            Action::StageRx { token, phase } => self.hub.stage_rx(token, &phase),
+            Action::StageTx { peer, lane, phase } => self.hub.stage_tx(peer, lane, phase),
+            Action::AllowPhase {
+                peer,
+                lane,
+                spi,
+                phase,
+            } => self.hub.allow_phase(peer, lane, spi, phase),
             Action::RemoveRx { token, spis } => {
                 let removed = self.hub.remove_rx(token, &spis);
                 self.note_map_error(removed);
@@ -222,7 +230,13 @@ impl Node {
                 Event::Done { .. } | Event::Refused { .. } => return,
                 Event::FirstOpen { peer, spi } => Input::FirstOpen { peer, spi },
                 Event::ProbeReply { peer, probe, .. } => Input::ProbeReply { peer, probe },
-                Event::BudgetLow { peer, .. } => Input::BudgetLow { peer },
+                Event::BudgetLow {
+                    peer, next_ready, ..
+                } => Input::BudgetLow { peer, next_ready },
+                Event::PhaseEntered { peer, spi, phase } => {
+                    Input::PhaseEntered { peer, spi, phase }
+                }
+                Event::PhaseOpened { peer, spi, phase } => Input::PhaseOpened { peer, spi, phase },
                 Event::BudgetSpent { peer, .. } => Input::BudgetSpent { peer },
                 Event::OpenLimit { peer, spi } => Input::OpenLimit { peer, spi },
                 Event::BearerLost => return self.on_bearer_lost(worker),

@@ -145,6 +145,8 @@ impl Node {
             addresses: view.addresses.iter().flat_map(address_reports).collect(),
             tx_epoch: view.tx_epoch.map(|epoch| epoch.0),
             rx_epoch: view.rx_epoch.map(|epoch| epoch.0),
+            tx_phase: view.tx_phase.map(|phase| phase.0),
+            rx_phase: view.rx_phase.map(|phase| phase.0),
             key_age_ms: view.key_age.map(millis),
             rekeys: view.rekeys,
             ..PeerReport::default()

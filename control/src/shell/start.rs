@@ -12,6 +12,7 @@ use tipsec_dataplane::command::{self, WorkerEnd};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::VlanId;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError, TapQueue};
 use tipsec_dataplane::worker::{self, SpawnError, Worker, WorkerConfig};
 use tipsec_xdp::wire::VLAN_TAG_LEN;
@@ -45,9 +46,6 @@ const MAX_PEERS: u16 = 1024;
 /// of the driver's SPI map.
 #[allow(clippy::cast_possible_truncation)] // 65,536
 const SPI_SLOTS: u32 = tipsec_xdp::config::SPIS_LEN as u32;
-/// Failed opens after which a lane stops: far below the 2^36 forgeries at
-/// which AES-GCM's bound for frames of this size matters (RFC 9001, B.1).
-const FAILED_OPENS_LIMIT: u64 = 1 << 36;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -211,7 +209,8 @@ pub(crate) fn build(
             .map(|s| Duration::from_secs(s.into())),
         link_tolerance: Duration::from_millis(config.tolerance_ms.into()),
         budget: config.packets_per_key,
-        failed_opens_limit: FAILED_OPENS_LIMIT,
+        phase_bits: PhaseBits::PROTOCOL,
+        failed_opens_limit: config.failed_opens,
         max_peers: MAX_PEERS,
         spi_slots: SPI_SLOTS,
     };

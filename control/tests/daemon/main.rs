@@ -20,6 +20,7 @@ mod lab;
 mod lanes;
 mod node;
 mod past;
+mod phases;
 mod raw;
 mod rekey;
 mod startup;

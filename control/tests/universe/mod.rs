@@ -19,11 +19,13 @@ use tipsec_control::machine::{
     Action, Destination, EventKind, Input, LinkState, Machine, PeerView, Settings, Token,
 };
 use tipsec_control::time::{Instant, Random};
-use tipsec_dataplane::command::{RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
-use tipsec_dataplane::secret::Suite;
+use tipsec_dataplane::phase::{Phase, PhaseBits};
+use tipsec_dataplane::sa::RxShared;
+use tipsec_dataplane::secret::{LaneSecret, Suite};
 
 pub const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -66,11 +68,23 @@ pub struct Faults {
 
 type LaneKey = (Vec<u8>, [u8; 12]);
 
+fn key_of(secret: &LaneSecret) -> LaneKey {
+    (secret.key().to_vec(), *secret.iv())
+}
+
+/// Budgets that no test spends.
+pub const WHOLE_BUDGET: u64 = 1 << 32;
+/// What each frame costs here: one for the packet, one for its only block.
+pub const FRAME_COST: u64 = 2;
+const BITS: PhaseBits = PhaseBits::PROTOCOL;
+
 struct RxLane {
     peer: PeerIndex,
     node: NodeId,
     lane: LaneIndex,
-    key: LaneKey,
+    /// Of two phases at most.
+    keys: BTreeMap<Phase, LaneKey>,
+    shared: Arc<RxShared>,
     opened: HashSet<u64>,
     /// Workers that have opened a frame of it.
     opened_at: HashSet<usize>,
@@ -78,11 +92,58 @@ struct RxLane {
 
 struct TxLane {
     spi: Spi,
-    key: LaneKey,
+    phase: Phase,
+    /// Of the phase, and of the next.
+    keys: BTreeMap<Phase, LaneKey>,
+    allowed: Phase,
+    budget: Budget,
+    spent: u64,
+    stopped: bool,
     /// The peer's address on the network of the lane.
     to: Option<Address>,
     next: u64,
     data_allowed: bool,
+}
+
+impl TxLane {
+    fn next_ready(&self) -> bool {
+        let next = self.phase.next().unwrap();
+        next <= self.allowed && self.keys.contains_key(&next)
+    }
+
+    /// A number for one frame, if there is one, and what is to be told.
+    fn number(&mut self, peer: PeerIndex, plain: &Plain) -> (Option<u64>, Vec<Input<'static>>) {
+        let mut told = Vec::new();
+        let over = match plain {
+            Plain::Data(_) => self.stopped || self.spent + FRAME_COST > self.budget.data_limit(),
+            Plain::Probe(_) => self.spent + FRAME_COST > self.budget.hard,
+        };
+        if over {
+            if !self.next_ready() {
+                if !std::mem::replace(&mut self.stopped, true) {
+                    told.push(Input::BudgetSpent { peer });
+                }
+                return (None, told);
+            }
+            self.keys.remove(&self.phase);
+            self.phase = self.phase.next().unwrap();
+            self.next = BITS.entry(self.phase, self.next);
+            (self.spent, self.stopped) = (0, false);
+            told.push(Input::PhaseEntered {
+                peer,
+                spi: self.spi,
+                phase: self.phase,
+            });
+        }
+        let low = self.spent < self.budget.soft;
+        self.spent += FRAME_COST;
+        if low && self.spent >= self.budget.soft {
+            let next_ready = self.next_ready();
+            told.push(Input::BudgetLow { peer, next_ready });
+        }
+        self.next += 1;
+        (Some(self.next - 1), told)
+    }
 }
 
 #[derive(Clone)]
@@ -122,9 +183,12 @@ pub struct Node {
 pub struct Losses {
     pub no_key: u64,
     pub no_path: u64,
+    /// The budget was spent.
+    pub spent: u64,
     /// Sealed at a worker without NIC.
     pub lost: u64,
     pub unknown_spi: u64,
+    pub unknown_phase: u64,
     pub not_open: u64,
     pub replayed: u64,
 }
@@ -146,6 +210,13 @@ enum Happening {
         at: usize,
         life: u64,
         token: Token,
+    },
+    /// Only then is the key there.
+    Staged {
+        at: usize,
+        life: u64,
+        token: Token,
+        staged: (Spi, Phase, LaneKey),
     },
 }
 
@@ -197,6 +268,16 @@ pub struct Universe {
     delivered_payloads: HashSet<(usize, u64)>,
     pub control_frames: u64,
     pub max_peers: u16,
+    /// Budget of lanes of nodes that start from now on.
+    pub budget: u64,
+    /// Longest time until every worker has the key of a phase.
+    pub staging: Duration,
+    /// Answers to probes are lost.
+    pub lose_replies: bool,
+    /// Control frames are lost.
+    pub lose_control: bool,
+    /// Highest phase that any frame opened in.
+    pub highest_phase: Phase,
     pub activity: bool,
     pub captured: Vec<(Destination, Vec<u8>)>,
 }
@@ -251,6 +332,11 @@ impl Universe {
             delivered_payloads: HashSet::new(),
             control_frames: 0,
             max_peers: 64,
+            budget: WHOLE_BUDGET,
+            staging: ms(3),
+            lose_replies: false,
+            lose_control: false,
+            highest_phase: Phase::FIRST,
             activity: false,
             captured: Vec::new(),
         }
@@ -283,7 +369,8 @@ impl Universe {
             suites: vec![Suite::Aes256Gcm],
             rekey_interval: interval,
             link_tolerance: ms(1500),
-            budget: 1 << 32,
+            budget: self.budget,
+            phase_bits: BITS,
             failed_opens_limit: 1 << 30,
             max_peers: self.max_peers,
             spi_slots: 4096,
@@ -477,6 +564,35 @@ impl Universe {
                     let wait = self.random.between(ms(0), ms(3));
                     self.later(wait, Happening::Installed { at: n, life, token });
                 }
+                Action::StageRx { token, phase } => {
+                    let wait = self.random.between(ms(0), self.staging);
+                    let staged = (phase.spi, phase.phase, key_of(&phase.secret));
+                    let what = Happening::Staged {
+                        at: n,
+                        life,
+                        token,
+                        staged,
+                    };
+                    self.later(wait, what);
+                }
+                Action::StageTx { peer, lane, phase } => {
+                    let node = self.nodes[n].as_mut().unwrap();
+                    let lane = node.tx.get_mut(&(peer, usize::from(lane.0))).unwrap();
+                    assert!(phase.spi == lane.spi && phase.phase.follows(lane.phase));
+                    let old = lane.keys.insert(phase.phase, key_of(&phase.secret));
+                    assert!(old.is_none(), "a phase is staged once");
+                }
+                Action::AllowPhase {
+                    peer,
+                    lane,
+                    spi,
+                    phase,
+                } => {
+                    let node = self.nodes[n].as_mut().unwrap();
+                    let lane = node.tx.get_mut(&(peer, usize::from(lane.0))).unwrap();
+                    assert!(lane.spi == spi && phase > lane.allowed);
+                    lane.allowed = phase;
+                }
                 Action::RemoveRx { token, spis } => {
                     let node = self.nodes[n].as_mut().unwrap();
                     for spi in spis {
@@ -531,10 +647,7 @@ impl Universe {
                     Some(lane) if !lane.data_allowed => node.counts.no_key += 1,
                     None => node.counts.no_key += 1,
                     Some(lane) if lane.to.is_none() => node.counts.no_path += 1,
-                    Some(_) => {
-                        self.payload += 1;
-                        self.seal(n, worker, peer, Plain::Data(self.payload));
-                    }
+                    Some(_) => self.seal(n, worker, peer, Plain::Data(self.payload + 1)),
                 }
             }
         }
@@ -553,20 +666,33 @@ impl Universe {
         let Some(to) = lane.to else {
             return;
         };
-        let number = lane.next;
-        lane.next += 1;
+        let (number, told) = lane.number(peer, &plain);
+        let Some(number) = number else {
+            node.counts.spent += u64::from(matches!(plain, Plain::Data(_)));
+            return self.tell(n, told);
+        };
+        if let Plain::Data(payload) = plain {
+            self.payload = payload;
+        }
+        let key = lane.keys[&lane.phase].clone();
         let wire = Wire::Sealed {
             spi: lane.spi,
             number,
-            key: lane.key.clone(),
+            key: key.clone(),
             plain,
         };
-        let key = lane.key.clone();
         assert!(
             self.nonces.insert((key, number)),
             "a (key, nonce) pair was used twice"
         );
         self.transmit(n, network, Some(to), &wire);
+        self.tell(n, told);
+    }
+
+    fn tell(&mut self, n: usize, inputs: Vec<Input<'_>>) {
+        for input in inputs {
+            self.input(n, input);
+        }
     }
 
     /// To one station, or without an address to all.
@@ -576,7 +702,8 @@ impl Universe {
                 continue;
             }
             let cut = self.cut.contains(&(n, target))
-                || self.cut_networks.contains(&(n, target, network));
+                || self.cut_networks.contains(&(n, target, network))
+                || self.lose_control && matches!(wire, Wire::Control(_));
             if cut || self.random.chance(self.faults.loss) {
                 self.lost_by_network += u64::from(matches!(
                     wire,
@@ -629,6 +756,17 @@ impl Universe {
             Happening::Removed { at, life, token } if life == self.lives[at] => {
                 self.input(at, Input::Removed(token));
             }
+            Happening::Staged {
+                at,
+                life,
+                token,
+                staged,
+            } if life == self.lives[at] => {
+                if let Some(node) = &mut self.nodes[at] {
+                    node.stage_rx(staged);
+                    self.input(at, Input::Installed(token));
+                }
+            }
             _ => {}
         }
     }
@@ -663,18 +801,31 @@ impl Universe {
                     node.counts.unknown_spi += 1;
                     return;
                 };
-                if lane.key != key {
-                    node.counts.not_open += 1;
-                    return;
+                let phase = BITS.phase_of(number);
+                match lane.keys.get(&phase) {
+                    None => {
+                        node.counts.unknown_phase += 1;
+                        return;
+                    }
+                    Some(own) if *own != key => {
+                        node.counts.not_open += 1;
+                        return;
+                    }
+                    Some(_) => {}
                 }
                 if !lane.opened.insert(number) {
                     node.counts.replayed += 1;
                     return;
                 }
                 let peer = lane.peer;
+                let reported = lane.shared.reported_phase();
                 *self.opened.entry((n, worker, lane.lane.0)).or_default() += 1;
                 if lane.opened_at.insert(worker) {
                     self.input(n, Input::FirstOpen { peer, spi });
+                }
+                if phase > Phase::FIRST {
+                    self.highest_phase = self.highest_phase.max(phase);
+                    self.input(n, Input::PhaseOpened { peer, spi, phase });
                 }
                 if self.activity {
                     self.input(n, Input::Activity { peer });
@@ -694,10 +845,12 @@ impl Universe {
                             peer,
                             Plain::Probe(Probe {
                                 op: ProbeOp::Reply,
+                                phase: reported,
                                 ..probe
                             }),
                         );
                     }
+                    Plain::Probe(_) if self.lose_replies => {}
                     Plain::Probe(probe) => self.input(n, Input::ProbeReply { peer, probe }),
                 }
             }
@@ -717,8 +870,10 @@ impl Universe {
             .fold(Losses::default(), |sum, node| Losses {
                 no_key: sum.no_key + node.counts.no_key,
                 no_path: sum.no_path + node.counts.no_path,
+                spent: sum.spent + node.counts.spent,
                 lost: sum.lost + node.counts.lost,
                 unknown_spi: sum.unknown_spi + node.counts.unknown_spi,
+                unknown_phase: sum.unknown_phase + node.counts.unknown_phase,
                 not_open: sum.not_open + node.counts.not_open,
                 replayed: sum.replayed + node.counts.replayed,
             })
@@ -733,6 +888,11 @@ impl Universe {
             .max()
             .unwrap_or(0)
     }
+}
+
+fn first_keys(first: &LaneSecret, second: Option<&LaneSecret>) -> BTreeMap<Phase, LaneKey> {
+    let secrets = [Some(first), second].into_iter().flatten();
+    (0..).map(Phase).zip(secrets.map(key_of)).collect()
 }
 
 impl Node {
@@ -752,7 +912,8 @@ impl Node {
             peer: lane.peer,
             node: lane.node,
             lane: lane.lane,
-            key: (lane.secret.key().to_vec(), *lane.secret.iv()),
+            keys: first_keys(&lane.secret, lane.next.as_ref()),
+            shared: lane.shared,
             opened: HashSet::new(),
             opened_at: HashSet::new(),
         };
@@ -762,12 +923,27 @@ impl Node {
         );
     }
 
+    fn stage_rx(&mut self, (spi, phase, key): (Spi, Phase, LaneKey)) {
+        // The SA may have been removed meanwhile.
+        if let Some(lane) = self.rx.get_mut(&spi) {
+            let (&newest, _) = lane.keys.last_key_value().unwrap();
+            assert!(phase.follows(newest), "phases are staged in turn");
+            lane.keys.insert(phase, key);
+            lane.keys.pop_first();
+        }
+    }
+
     fn install_tx(&mut self, to: &Addresses, lane: TxLaneSpec) {
         let worker = usize::from(lane.lane.0);
         self.names.insert(lane.node, lane.peer);
         let new = TxLane {
             spi: lane.spi,
-            key: (lane.secret.key().to_vec(), *lane.secret.iv()),
+            phase: Phase::FIRST,
+            keys: first_keys(&lane.secret, lane.next.as_ref()),
+            allowed: Phase::FIRST,
+            budget: lane.budget,
+            spent: 0,
+            stopped: false,
             to: to.on(self.lanes[worker]),
             next: 0,
             data_allowed: true,

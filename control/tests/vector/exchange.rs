@@ -13,6 +13,7 @@ use tipsec_control::time::{Instant, Random};
 use tipsec_dataplane::command::{RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::secret::Suite;
 
 use super::file::Vector;
@@ -115,6 +116,7 @@ impl Side {
             rekey_interval: (interval_s > 0).then(|| Duration::from_secs(interval_s.into())),
             link_tolerance: Duration::from_millis(1500),
             budget: vector.u64(&field("budget")),
+            phase_bits: PhaseBits::PROTOCOL,
             failed_opens_limit: 1,
             max_peers: 1,
             spi_slots: 4096,
