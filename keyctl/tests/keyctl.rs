@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tipsec_control::admin::{
     ErrorCode, EventReport, EventsReport, Failure, LinkState, MasterReport, PeerReport,
     PeersReport, RekeyIntervalReport, RekeyNowReport, Reply, Request, Response, StatusReport,
@@ -367,6 +368,49 @@ fn events_are_followed_until_the_daemon_ends() {
     }
     drop(daemon);
     assert_eq!(child.0.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn a_signal_in_the_hidden_prompt_leaves_the_terminal_as_it_was() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    let directory = Directory::new();
+    let socket = directory.0.join("admin.sock");
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&near).unwrap();
+        unlockpt(&near).unwrap();
+        let name = ptsname(&near, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = fs::File::options().read(true).write(true).open(name);
+        let terminal = terminal.unwrap();
+        let modes = || tcgetattr(&terminal).unwrap().local_modes;
+        let before = modes();
+        assert!(before.contains(LocalModes::ECHO));
+
+        let child = Command::new(env!("CARGO_BIN_EXE_tipsec-keyctl"))
+            .arg("--socket")
+            .arg(&socket)
+            .args(["master", "set"])
+            .stdin(terminal.try_clone().unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut child = Killed(child);
+        let end = Instant::now() + Duration::from_secs(10);
+        while modes().contains(LocalModes::ECHO) {
+            assert!(Instant::now() < end, "the prompt never hides what is typed");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let pid = rustix::process::Pid::from_child(&child.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+        let status = child.0.wait().unwrap();
+        assert_eq!(modes(), before, "{signal:?} left the terminal mute");
+        assert_eq!(status.code(), Some(2), "{signal:?}");
+        let mut told = String::new();
+        std::io::Read::read_to_string(child.0.stderr.as_mut().unwrap(), &mut told).unwrap();
+        assert!(told.contains("interrupted; nothing was changed"), "{told}");
+    }
 }
 
 /// A child that does not outlive a failed test.
