@@ -21,6 +21,7 @@ mod node;
 mod past;
 mod raw;
 mod rekey;
+mod rotation;
 mod startup;
 mod traffic;
 mod udp;
