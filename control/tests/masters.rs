@@ -170,6 +170,8 @@ fn a_peer_that_never_staged_keeps_the_old_key_and_is_named() {
             holds_other: false,
         };
         assert_eq!(universe.node(ahead).machine.dependents(id(1)), [expected]);
+        // It is called under the key that it has.
+        assert_eq!(universe.events(ahead, EventKind::ExchangeTimeout), 0);
         // It catches up when it is given the key.
         set(&mut universe, behind, STAGED);
         universe.run_until(ROTATED, |u| is_under(u, 0, 1, 2));
@@ -415,6 +417,7 @@ fn a_thief_of_the_previous_key_cannot_replace_a_node_that_is_cut_off() {
     cut(&mut universe, 0, 1);
     universe.run(5 * SECOND);
     assert!(!universe.is_up(0, 1));
+    universe.captured.clear();
     universe.start(thief, node_id(1), &master(1), None);
     universe.run(30 * SECOND);
     assert!(!universe.is_up(0, 1), "the thief is not taken for node 1");
@@ -425,8 +428,7 @@ fn a_thief_of_the_previous_key_cannot_replace_a_node_that_is_cut_off() {
             && frame[OFFSET_MESSAGE_TYPE] == MESSAGE_M1
             && frame[OFFSET_MASTER_ID..][..8] == old
     });
-    let before = 2 * 5; // those of the first start, over any seed
-    assert!(m1s.count() <= before);
+    assert_eq!(m1s.count(), 0);
     universe.kill(thief);
     universe.cut.clear();
     universe.run_until(10 * SECOND, |u| is_under(u, 0, 1, 2));
@@ -566,7 +568,7 @@ fn hellos_under_another_key_do_not_touch_an_exchange() {
 
 #[test]
 fn rotations_among_crashes_and_cuts_end_well() {
-    for seed in 0..60 {
+    for seed in 0..40 {
         let mut chance = Seeded::new(seed + 5000);
         let mut pick = |n: u64| chance.next_u64() % n;
         let mut universe = Universe::new(seed);

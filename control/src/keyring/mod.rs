@@ -120,7 +120,7 @@ impl Keyring {
     /// The stored keys, or `None` if none were stored yet.
     ///
     /// A damaged file gives way to its older copy, which by construction
-    /// ([`plan`]) holds no key that the damaged file did not hold: at worst the
+    /// (`plan.rs`) holds no key that the damaged file did not hold: at worst the
     /// last `stage` or `activate` is undone, and never a `retire`.
     ///
     /// # Errors

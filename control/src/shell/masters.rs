@@ -194,16 +194,19 @@ impl Node {
     }
 
     pub(super) fn stage_master(&mut self, key: MasterKey, replace: bool) -> Response {
-        if replace
-            && let Some(ids) = self.machine.masters()
-            && let Some(&staged) = ids.staged()
-        {
-            let same = self
-                .stored()?
-                .is_some_and(|stored| stored.role_of_key(&key) == Some(Role::Staged));
-            let dependents = self.machine.dependents(staged);
-            if !same && let Some(failure) = refusal(&dependents, staged, *ids.active()) {
-                return Err(failure);
+        let staged = self.machine.masters().and_then(|ids| ids.staged().copied());
+        if let Some(staged) = staged.filter(|_| replace) {
+            let is_other =
+                |stored: &Masters<MasterKey>| stored.role_of_key(&key) != Some(Role::Staged);
+            let ahead = self.machine.dependents(staged);
+            let ahead = list(ahead.iter().filter(|peer| peer.is_up).map(|peer| peer.node));
+            if self.stored()?.is_some_and(|stored| is_other(&stored)) && !ahead.is_empty() {
+                let message = format!(
+                    "the staged key {staged} cannot be replaced: node {ahead} has activated it, and \
+                     the present keys with it were made under it; 'master activate' it, and then \
+                     stage the next one"
+                );
+                return Err(Failure::new(ErrorCode::InUse, message));
             }
         }
         let changed = self.step(|masters| masters.stage(key, replace))?;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use tipsec_control::admin::{
-    LinkState, MasterIdsReport, MasterStatusReport, MasterStepReport, result_from_line,
+    LinkState, MasterIdsReport, MasterPeerReport, MasterStatusReport, MasterStepReport,
+    result_from_line,
 };
 use tipsec_control::keyring::Keyring;
 use tipsec_control::master::MasterKey;
@@ -54,7 +55,7 @@ fn ids_of(report: &MasterIdsReport) -> (String, String) {
 fn wait_sealed_under(node: &Daemon, master: &str) {
     wait_for("all peers have the key", ROTATED, || {
         let peers = status(node).peers;
-        let under = |peer: &tipsec_control::admin::MasterPeerReport| {
+        let under = |peer: &MasterPeerReport| {
             peer.link == LinkState::Up && peer.sa_master_id.as_deref() == Some(master)
         };
         peers.iter().all(under).then_some(())
@@ -73,6 +74,13 @@ fn three_nodes_change_their_master_key_under_traffic_without_loss() {
     wait_for("traffic", PATIENCE, || {
         sinks.iter().all(|sink| sink.received() > 100).then_some(())
     });
+    // Before all had the first key, some named a key that others did not hold.
+    let unknown = || -> Vec<u64> {
+        let count = |node: &Daemon| node.status().xdp["unknown_master"];
+        nodes.iter().map(count).collect()
+    };
+    let before = unknown();
+
     for node in &nodes {
         assert!(stage(node, OTHER_KEY).changed);
         assert!(!stage(node, OTHER_KEY).changed, "a second time");
@@ -80,9 +88,7 @@ fn three_nodes_change_their_master_key_under_traffic_without_loss() {
     wait_for("all know that all have staged it", PATIENCE, || {
         let staged = |node: &Daemon| {
             let report = status(node);
-            let theirs = |peer: &tipsec_control::admin::MasterPeerReport| {
-                peer.masters.as_ref() == Some(&report.masters)
-            };
+            let theirs = |peer: &MasterPeerReport| peer.masters.as_ref() == Some(&report.masters);
             report.peers.len() == 2 && report.peers.iter().all(theirs)
         };
         nodes.iter().all(staged).then_some(())
@@ -95,6 +101,7 @@ fn three_nodes_change_their_master_key_under_traffic_without_loss() {
     for node in &nodes {
         wait_sealed_under(node, &new);
     }
+    assert_eq!(unknown(), before, "the driver lacks the gate of a key");
     for node in &nodes {
         // What its peers seal to it must be under it too.
         let report = wait_for("the old key can go", ROTATED, || {
@@ -200,6 +207,11 @@ fn a_key_that_is_needed_is_retired_only_by_force() {
     stage(&nodes[1], OTHER_KEY);
     nodes[1].wait_link(1, PATIENCE);
     wait_sealed_under(&nodes[0], &new);
+    let third = "5".repeat(64);
+    let replace = format!("{{\"op\":\"master-stage\",\"key\":\"{third}\",\"replace\":true}}");
+    let without = replace.replace("true", "false");
+    refused(&nodes[1], &without, "conflict", "--replace");
+    refused(&nodes[1], &replace, "in-use", "node 1001 has activated it");
 }
 
 #[test]
