@@ -56,6 +56,21 @@ fn loaded(keyring: &Keyring) -> Option<(Shape, bool)> {
     Some((shape(&loaded.masters), loaded.fallback.is_some()))
 }
 
+/// What a damage of the newest file would fall back to holds no other keys.
+fn assert_older_adds_no_key(directory: &Directory, told: &str) {
+    let keys = |name| {
+        let text = fs::read(directory.0.join(name)).ok()?;
+        file::parse(&text).ok()
+    };
+    if let (Some(newest), Some(older)) = (keys(NEWEST), keys(OLDER)) {
+        let (newest_shape, older_shape) = (shape(&newest), shape(&older));
+        assert!(
+            newest.holds_all_of(&older),
+            "{told}: {newest_shape:?} before {older_shape:?}"
+        );
+    }
+}
+
 fn error(keyring: &Keyring) -> String {
     match keyring.load() {
         Ok(_) => panic!("loaded"),
@@ -110,6 +125,7 @@ fn a_crash_after_any_step_leaves_the_old_keys_or_the_new_ones() {
             let found = loaded(&keyring);
             let told = format!("{before:?} to {after:?}, {taken} of {count}");
             assert_eq!(found, expected.map(|shape| (shape, false)), "{told}");
+            assert_older_adds_no_key(&directory, &told);
             // And whatever the crash left is no obstacle.
             keyring.store(&masters(after)).unwrap();
             assert_eq!(loaded(&keyring), Some((after, false)), "{told}");
@@ -175,6 +191,7 @@ fn a_power_loss_at_any_moment_leaves_the_old_keys_or_the_new_ones() {
                 expected.contains(&found),
                 "{before:?} to {after:?}: {found:?}"
             );
+            assert_older_adds_no_key(&directory, &format!("{before:?} to {after:?}"));
         }
     }
 }
