@@ -3,6 +3,8 @@
 //! HKDF-SHA-256 (RFC 5869) and HMAC-SHA-256 (RFC 2104) by ring. Every input
 //! is of fixed width or carries its length, so no two derivations can meet.
 
+use std::sync::Arc;
+
 use ring::{hkdf, hmac};
 use subtle::ConstantTimeEq;
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, MasterId, NodeId, Spi};
@@ -13,6 +15,8 @@ use tipsec_xdp::wire::CONTROL_MAC_LEN;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::cluster::ClusterName;
+use crate::master::MasterKey;
+use crate::masters::{Masters, Role};
 
 /// Salt of the extraction from a master key.
 const MASTER_SALT: &[u8] = b"tipsec v1 master";
@@ -93,6 +97,32 @@ impl ClusterKeys {
     /// The pre-shared key of bare exchanges.
     pub fn psk(&self) -> &[u8; 32] {
         &self.psk
+    }
+}
+
+/// What each master key of a node gives.
+pub type MasterRing = Masters<Arc<ClusterKeys>>;
+
+impl MasterRing {
+    /// Derives the keys of `cluster` from each master key.
+    pub fn derive(masters: &Masters<MasterKey>, cluster: &ClusterName) -> Self {
+        masters.map(|key| Arc::new(ClusterKeys::derive(key.octets(), cluster)))
+    }
+
+    /// The keys' public names.
+    pub fn ids(&self) -> Masters<MasterId> {
+        self.map(|keys| keys.id())
+    }
+
+    /// What the key of this name gives, if it is held.
+    pub fn named(&self, id: MasterId) -> Option<&Arc<ClusterKeys>> {
+        let keys = self.iter().map(|(_, keys)| keys);
+        keys.into_iter().find(|keys| keys.id() == id)
+    }
+
+    /// The role of the key of this name, if it is held.
+    pub fn role_of(&self, id: MasterId) -> Option<Role> {
+        self.ids().role_of(id)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::address::Network;
 use crate::admin::DEFAULT_SOCKET;
 use crate::cluster::ClusterName;
 use crate::interval::{DEFAULT_INTERVAL_S, parse_interval};
+use crate::key_source::check_credential_name;
 use crate::keyring::DEFAULT_STATE_DIR;
 use crate::message::MAX_LANES;
 
@@ -60,6 +61,8 @@ pub struct Config {
     pub node: NodeId,
     /// Directory of the keyring.
     pub state_dir: PathBuf,
+    /// The credential of systemd that the first master key comes from.
+    pub master_credential: Option<String>,
     /// How workers wait.
     pub polling: Polling,
     /// The operator's socket.
@@ -165,6 +168,7 @@ impl Config {
             "polling",
             "spin_us",
             "admin",
+            "master",
             "tap",
             "bearer",
             "rekey",
@@ -192,6 +196,7 @@ impl Config {
             state_dir: or(root.field("state_dir"), DEFAULT_STATE_DIR.into(), |field| {
                 field.parsed("a path", absolute_path)
             })?,
+            master_credential: read_master(&root)?,
             polling: read_polling(&root)?,
             admin: read_admin(&root)?,
             tap,
@@ -262,6 +267,16 @@ impl Config {
             message: message.into(),
         }
     }
+}
+
+fn read_master(root: &Table<'_>) -> Result<Option<String>, ConfigError> {
+    let table = root.table("master", &["credential"])?;
+    or(table.field("credential"), None, |field| {
+        let expected = "the NAME of a credential, as in LoadCredential=NAME:FILE";
+        let name = field.string(expected)?;
+        check_credential_name(name).map_err(|error| field.error(error.to_string()))?;
+        Ok(Some(name.to_owned()))
+    })
 }
 
 fn read_polling(root: &Table<'_>) -> Result<Polling, ConfigError> {

@@ -34,7 +34,7 @@ fn the_example_is_read_and_shows_the_defaults() {
         (
             (
                 config.state_dir.clone(),
-                config.polling,
+                (config.polling, config.master_credential.clone()),
                 config.admin.socket.clone(),
             ),
             (
@@ -66,6 +66,7 @@ fn every_line_of_the_example_that_is_commented_out_works() {
         .flat_map(|line| [line, "\n"])
         .collect();
     let config = parse(&text);
+    assert_eq!(config.master_credential.as_deref(), Some("tipsec-master"));
     assert_eq!(config.admin.group.as_deref(), Some("tipsec"));
     assert_eq!(config.bearers[0].cores, [1]);
     assert_eq!(config.bearers[1].queues, [0, 1]);
@@ -210,6 +211,11 @@ fn errors_name_file_line_key_and_what_was_expected() {
             format!("{top}polling = 'busy'\n{bearer}"),
             "3: polling:",
             "\"spin\"",
+        ),
+        (
+            format!("{top}master = {{ credential = '../key' }}\n{bearer}"),
+            "3: master.credential: \"../key\"",
+            "LoadCredential=NAME:FILE",
         ),
         (
             format!("{top}[bearer]\ninterface = 'a'\n"),

@@ -24,6 +24,9 @@ counts! {
     Malformed = "malformed",
     /// Under a master key that this node does not hold.
     ForeignMaster = "foreign_master",
+    /// A beacon or an exchange under the previous master key from a peer that has
+    /// proved to hold the active one.
+    OlderMaster = "older_master",
     /// The HMAC does not match.
     BadMac = "bad_mac",
     /// To another node.

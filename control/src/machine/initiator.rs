@@ -1,8 +1,9 @@
 //! Slot I: this node started the exchange.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation};
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
 use tipsec_xdp::wire::CLEAR_HEADER_LEN;
 
 use super::peer::Peer;
@@ -35,6 +36,8 @@ pub(super) enum InitiatorSlot {
 /// I1.
 pub(super) struct Started {
     exchange: u64,
+    /// The key that the exchange is under, in all its messages.
+    master: MasterId,
     /// `None` only while a message is being read.
     noise: Option<Initiator>,
     m1: Vec<u8>,
@@ -47,6 +50,7 @@ pub(super) struct Started {
 /// I2.
 pub(super) struct Offered {
     exchange: u64,
+    master: MasterId,
     responder: Incarnation,
     epoch: Epoch,
     m3: Vec<u8>,
@@ -73,6 +77,15 @@ impl InitiatorSlot {
         };
         if other {
             *self = Self::Idle;
+        }
+    }
+
+    /// The master key of the exchange under way.
+    pub(super) fn master(&self) -> Option<MasterId> {
+        match self {
+            Self::Idle => None,
+            Self::Started(started) => Some(started.master),
+            Self::Offered(offered) => Some(offered.master),
         }
     }
 
@@ -116,6 +129,7 @@ impl Peer {
         let Some(addresses) = self.addresses else {
             return;
         };
+        let keys = Arc::clone(self.keys_to_start_with(&cx.masters));
         cx.core.m1_counter += 1;
         let settings = &cx.core.settings;
         let start = Start {
@@ -124,6 +138,7 @@ impl Peer {
             counter: cx.core.m1_counter,
             lanes: settings.lane_count(),
             addresses: settings.addresses,
+            holdings: cx.holdings(),
             cookie,
         };
         let header = ClearHeader {
@@ -132,21 +147,21 @@ impl Peer {
             receiver: Some(self.node),
             exchange: cx.random.next_u64(),
             epoch: Epoch(0),
-            master: cx.keys.id(),
+            master: keys.id(),
             chain: 0,
             suites: suite_sum(&settings.suites),
         };
-        let clear = encode_clear(&header, MAX_OFFER_LEN + HANDSHAKE_OVERHEAD, &cx.keys);
+        let clear = encode_clear(&header, MAX_OFFER_LEN + HANDSHAKE_OVERHEAD, &keys);
         let prologue = prologue(&clear, cx);
-        let Ok((noise, body)) =
-            Initiator::start(cx.keys.psk(), &prologue, cx.random, &start.encode())
+        let Ok((noise, body)) = Initiator::start(keys.psk(), &prologue, cx.random, &start.encode())
         else {
             return cx.core.counts.add(Count::Refused);
         };
-        let m1 = encode(MessageType::M1, &clear, &body, &cx.keys);
+        let m1 = encode(MessageType::M1, &clear, &body, &keys);
         cx.core.ask(&addresses, &m1);
         self.initiator = InitiatorSlot::Started(Box::new(Started {
             exchange: header.exchange,
+            master: keys.id(),
             noise: Some(noise),
             m1,
             responder: self.target,
@@ -158,11 +173,12 @@ impl Peer {
 
     pub(super) fn on_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
         let header = frame.header();
+        let named = (header.exchange, header.master);
         match &mut self.initiator {
-            InitiatorSlot::Started(started) if started.exchange == header.exchange => {
+            InitiatorSlot::Started(started) if (started.exchange, started.master) == named => {
                 self.accept_m2(cx, frame, by);
             }
-            InitiatorSlot::Offered(offered) if offered.exchange == header.exchange => {
+            InitiatorSlot::Offered(offered) if (offered.exchange, offered.master) == named => {
                 cx.core.counts.add(Count::Repeated);
                 self.send_m3(cx, Some(by));
             }
@@ -185,15 +201,22 @@ impl Peer {
             }
         };
         let (exchange, began, hellos) = (started.exchange, started.began, started.hellos);
+        let master = started.master;
         // A responder that was not named in m1 answers with a hello, never
         // with m2.
         let responder = started.responder;
         self.initiator = InitiatorSlot::Idle;
         let offer = Offer::decode(&payload).filter(|offer| matches_header(offer, frame));
-        let (Some(offer), Some(responder)) = (offer, responder) else {
+        let keys = cx.masters.named(master).cloned();
+        let (Some(offer), Some(responder), Some(keys)) = (offer, responder, keys) else {
             cx.core.counts.add(Count::Refused);
             return self.retry_later(cx);
         };
+        if self.is_downgrade(cx, master) {
+            // The peer has come by a newer key while m2 was on its way.
+            cx.core.counts.add(Count::OlderMaster);
+            return self.retry_later(cx);
+        }
         let suite = common_suite(&cx.core.settings.suites, offer.suites);
         if !self.allows(cx, &offer) {
             return self.retry_later(cx);
@@ -204,8 +227,9 @@ impl Peer {
             return self.retry_later(cx);
         };
         self.adopt(cx, responder);
-        self.install_tx(cx, &offer, session.hash(), responder);
-        self.install_rx(cx, &answer, session.hash(), responder);
+        self.learn_from_exchange(cx, &offer.holdings, responder, master);
+        self.install_tx(cx, &offer, (session.hash(), master), responder);
+        self.install_rx(cx, &answer, (session.hash(), master), responder);
         let payload = answer.encode();
         let Ok(body) = session.seal(&payload) else {
             cx.core.counts.add(Count::Refused);
@@ -217,17 +241,18 @@ impl Peer {
             receiver: Some(self.node),
             exchange,
             epoch: answer.epoch,
-            master: cx.keys.id(),
+            master,
             chain: 0,
             suites: answer.suite.code(),
         };
         debug_assert_eq!(body.len(), payload.len() + TRANSPORT_OVERHEAD);
-        let clear = encode_clear(&header, body.len(), &cx.keys);
+        let clear = encode_clear(&header, body.len(), &keys);
         self.initiator = InitiatorSlot::Offered(Box::new(Offered {
             exchange,
+            master,
             responder,
             epoch: answer.epoch,
-            m3: encode(MessageType::M3, &clear, &body, &cx.keys),
+            m3: encode(MessageType::M3, &clear, &body, &keys),
             by,
             installed: false,
             began,
@@ -287,7 +312,9 @@ impl Peer {
         let Some((exchange, began, hellos)) = self.initiator.under_way() else {
             return cx.core.counts.add(Count::Stale);
         };
-        if exchange != frame.header().exchange {
+        let header = frame.header();
+        // A hello under another key than the exchange's is not its answer.
+        if exchange != header.exchange || self.initiator.master() != Some(header.master) {
             return cx.core.counts.add(Count::Stale);
         }
         let Some(hello) = Hello::decode(frame.body()) else {

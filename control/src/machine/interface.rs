@@ -1,6 +1,5 @@
 //! What goes into the machine and what comes out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::command::{PhaseSpec, RxLaneSpec, TxLaneSpec};
@@ -11,7 +10,7 @@ use tipsec_dataplane::secret::Suite;
 
 use crate::address::{Address, Addresses, Network};
 use crate::cluster::ClusterName;
-use crate::derive::ClusterKeys;
+use crate::derive::MasterRing;
 
 /// What one node is; the interval and the addresses may change in the life of
 /// the process.
@@ -138,8 +137,9 @@ pub enum Input<'a> {
     LaneLost(LaneIndex),
     /// This node receives elsewhere from now on: every peer is told.
     SetAddresses(Addresses),
-    /// The operator set the master key.
-    SetMaster(Arc<ClusterKeys>),
+    /// The node holds these master keys from now on: what was made under any
+    /// other is wiped.
+    SetMasters(MasterRing),
     /// The operator set the rekey interval.
     SetRekeyInterval(Option<Duration>),
     /// The operator asks for fresh keys now.

@@ -46,8 +46,19 @@ pub enum EventKind {
     BudgetSpent,
     /// A receiving SA has stopped.
     OpenLimit,
+    /// An exchange under the previous master key with a peer that has the
+    /// active one.
+    OlderMaster,
     /// The master key was set.
     MasterSet,
+    /// The next master key was staged.
+    MasterStaged,
+    /// The staged master key is the active one now.
+    MasterActivated,
+    /// The previous master key was forgotten.
+    MasterRetired,
+    /// The keyring's newest file is damaged.
+    KeyringDamaged,
     /// The rekey interval was set.
     IntervalSet,
     /// A bearer or a worker failed.
@@ -74,7 +85,12 @@ impl EventKind {
             Self::PhaseEntered => "phase-entered",
             Self::BudgetSpent => "budget-spent",
             Self::OpenLimit => "open-limit",
+            Self::OlderMaster => "older-master",
             Self::MasterSet => "master-set",
+            Self::MasterStaged => "master-staged",
+            Self::MasterActivated => "master-activated",
+            Self::MasterRetired => "master-retired",
+            Self::KeyringDamaged => "keyring-damaged",
             Self::IntervalSet => "interval-set",
             Self::BearerLost => "bearer-lost",
             Self::BearerChanged => "bearer-changed",

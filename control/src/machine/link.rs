@@ -8,6 +8,7 @@ use tipsec_dataplane::phase::Phase;
 
 use super::lanes::ProbeName;
 use super::peer::Peer;
+use super::rotation::After;
 use super::{Action, Context, EventKind};
 use crate::time::Instant;
 
@@ -131,6 +132,8 @@ impl Peer {
             if self.start_at.is_none() && self.initiator.is_idle() {
                 self.schedule_rekey(cx);
             }
+            // The first keys may be under another master key than is due by now.
+            self.rotate_if_owed(cx, After::Exchange);
         }
     }
 

@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation, NodeId, PeerIndex};
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
 
 use super::bucket::Bucket;
 use super::initiator::InitiatorSlot;
 use super::link::Link;
 use super::responder::ResponderSlot;
+use super::rotation::{After, Known};
 use super::sas::{RxSa, TxSa};
 use super::suspicion::Suspicion;
 use super::{Action, Context};
@@ -56,6 +57,12 @@ pub(super) struct Peer {
     pub(super) exchanges: u64,
     /// When the last one was.
     pub(super) keys_since: Option<Instant>,
+    /// The master keys that it says it holds.
+    pub(super) known: Option<Known>,
+    /// Those of our own that it has proved to hold, in any of its lives.
+    pub(super) proven: BTreeSet<MasterId>,
+    /// When to rekey because the SAs are not under the key that they should be.
+    pub(super) rotate_at: Option<Instant>,
 }
 
 impl Peer {
@@ -83,6 +90,9 @@ impl Peer {
             last_completed: None,
             exchanges: 0,
             keys_since: None,
+            known: None,
+            proven: BTreeSet::new(),
+            rotate_at: None,
         }
     }
 
@@ -105,6 +115,7 @@ impl Peer {
         self.incarnation = None;
         self.target = None;
         self.start_at = None;
+        self.rotate_at = None;
         self.last_completed = None;
         self.exchanges = 0;
         self.keys_since = None;
@@ -150,6 +161,7 @@ impl Peer {
         self.exchanges += 1;
         self.keys_since = Some(cx.now);
         self.schedule_rekey(cx);
+        self.rotate_if_owed(cx, After::Exchange);
     }
 
     /// The smaller of the pair's intervals; `None` if neither has one.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation};
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
 
 use super::initiator::{InitiatorSlot, matches_header, prologue};
 use super::peer::Peer;
 use super::sas::{MAX_RX_SAS, common_suite};
 use super::{Context, Count, EventKind};
 use crate::address::{Addresses, Network};
+use crate::derive::ClusterKeys;
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::{COOKIE_LEN, Hello, Offer, Start};
 use crate::noise::{Responder, Session};
@@ -31,6 +32,8 @@ pub(super) enum ResponderSlot {
 /// R1.
 pub(super) struct Answered {
     exchange: u64,
+    /// The key that the exchange is under, in all its messages.
+    master: MasterId,
     initiator: Incarnation,
     /// The frame that is answered, to know it again.
     m1: Vec<u8>,
@@ -50,6 +53,14 @@ impl ResponderSlot {
     pub(super) fn forget_others(&mut self, present: Incarnation) {
         if matches!(self, Self::Answered(answered) if answered.initiator != present) {
             *self = Self::Idle;
+        }
+    }
+
+    /// The master key of the exchange under way.
+    pub(super) fn master(&self) -> Option<MasterId> {
+        match self {
+            Self::Idle => None,
+            Self::Answered(answered) => Some(answered.master),
         }
     }
 
@@ -106,7 +117,14 @@ impl Peer {
     ) {
         let header = *frame.header();
         let prologue = prologue(frame.clear(), cx);
-        let read = Responder::read(cx.keys.psk(), &prologue, cx.random, frame.body());
+        // One that waited may be under a key that was retired meanwhile.
+        let Some(keys) = cx.masters.named(header.master).cloned() else {
+            return cx.core.counts.add(Count::ForeignMaster);
+        };
+        if self.is_downgrade(cx, header.master) {
+            return self.refuse_downgrade(cx, header.master);
+        }
+        let read = Responder::read(keys.psk(), &prologue, cx.random, frame.body());
         let Some((noise, start)) = read
             .ok()
             .and_then(|(noise, payload)| Some((noise, Start::decode(&payload)?)))
@@ -119,9 +137,9 @@ impl Peer {
                 .iter()
                 .any(|&(life, counter)| life == start.initiator && start.counter <= counter);
         if stale {
-            return self.send_hello(cx, header.exchange, (&start.addresses, by), false);
+            return self.send_hello(cx, frame, (&start.addresses, by), false);
         }
-        if self.is_alive_as_other(start.initiator) {
+        if self.is_alive_as_other(start.initiator) && !self.outranks_sa(cx, header.master) {
             return self.suspect(cx, start.initiator, Some((frame, by)));
         }
         let Some(suite) = common_suite(&cx.core.settings.suites, header.suites) else {
@@ -138,19 +156,20 @@ impl Peer {
                 .note_rarely(cx.now, kind, Some(self.node), text);
         };
         if self.rx.len() >= MAX_RX_SAS {
-            return self.send_hello(cx, header.exchange, (&start.addresses, by), true);
+            return self.send_hello(cx, frame, (&start.addresses, by), true);
         }
         self.saw_m1(start.initiator, start.counter);
+        self.learn_holdings(cx, &start.holdings, start.initiator, header.master);
         let Some(offer) = self.draw_offer(cx, suite, start.lanes) else {
-            return self.send_hello(cx, header.exchange, (&start.addresses, by), true);
+            return self.send_hello(cx, frame, (&start.addresses, by), true);
         };
-        self.answer(cx, (frame, by), noise, &start, &offer);
+        self.answer(cx, (frame, by, &keys), noise, &start, &offer);
     }
 
     fn answer(
         &mut self,
         cx: &mut Context<'_>,
-        (frame, by): (&ControlFrame<'_>, Network),
+        (frame, by, keys): (&ControlFrame<'_>, Network, &ClusterKeys),
         noise: Responder,
         start: &Start,
         offer: &Offer,
@@ -165,17 +184,18 @@ impl Peer {
             receiver: Some(self.node),
             exchange: frame.header().exchange,
             epoch: offer.epoch,
-            master: cx.keys.id(),
+            master: keys.id(),
             chain: 0,
             suites: offer.suite.code(),
         };
-        let clear = encode_clear(&header, body.len(), &cx.keys);
-        self.install_rx(cx, offer, session.hash(), start.initiator);
+        let clear = encode_clear(&header, body.len(), keys);
+        self.install_rx(cx, offer, (session.hash(), keys.id()), start.initiator);
         self.responder = ResponderSlot::Answered(Box::new(Answered {
             exchange: header.exchange,
+            master: keys.id(),
             initiator: start.initiator,
             m1: [frame.clear().as_slice(), frame.body()].concat(),
-            m2: encode(MessageType::M2, &clear, &body, &cx.keys),
+            m2: encode(MessageType::M2, &clear, &body, keys),
             to: start.addresses,
             by,
             session,
@@ -208,9 +228,11 @@ impl Peer {
     }
 
     pub(super) fn on_m3(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
-        let exchange = frame.header().exchange;
+        let (exchange, master) = (frame.header().exchange, frame.header().master);
         match &mut self.responder {
-            ResponderSlot::Answered(answered) if answered.exchange == exchange => {
+            ResponderSlot::Answered(answered)
+                if (answered.exchange, answered.master) == (exchange, master) =>
+            {
                 let offer = match answered.session.open(frame.body()) {
                     Ok(payload) => Offer::decode(&payload),
                     Err(_) => return cx.core.counts.add(Count::Refused),
@@ -218,7 +240,7 @@ impl Peer {
                 let (hash, initiator) = (*answered.session.hash(), answered.initiator);
                 self.responder = ResponderSlot::Idle;
                 match offer.filter(|offer| matches_header(offer, frame)) {
-                    Some(offer) => self.accept_m3(cx, exchange, initiator, &hash, &offer),
+                    Some(offer) => self.accept_m3(cx, exchange, initiator, (&hash, master), &offer),
                     None => cx.core.counts.add(Count::Refused),
                 }
             }
@@ -227,7 +249,7 @@ impl Peer {
                 self.probe_every_lane(cx);
             }
             _ => match self.addresses {
-                Some(addresses) => self.send_hello(cx, exchange, (&addresses, by), false),
+                Some(addresses) => self.send_hello(cx, frame, (&addresses, by), false),
                 None => cx.core.counts.add(Count::Stale),
             },
         }
@@ -238,33 +260,40 @@ impl Peer {
         cx: &mut Context<'_>,
         exchange: u64,
         initiator: Incarnation,
-        handshake_hash: &[u8; 32],
+        session: (&[u8; 32], MasterId),
         offer: &Offer,
     ) {
         if !self.allows(cx, offer) {
             return;
         }
+        if self.is_downgrade(cx, session.1) {
+            return self.refuse_downgrade(cx, session.1);
+        }
         self.adopt(cx, initiator);
+        self.learn_from_exchange(cx, &offer.holdings, initiator, session.1);
         if matches!(self.initiator, InitiatorSlot::Started(_)) {
             // The peer's exchange did what ours was for.
             self.initiator = InitiatorSlot::Idle;
         }
-        self.install_tx(cx, offer, handshake_hash, initiator);
+        self.install_tx(cx, offer, session, initiator);
         self.last_completed = Some(exchange);
         self.completed(cx);
     }
 
-    /// Answers without keeping state.
+    /// Answers a frame without keeping state, under the frame's key.
     fn send_hello(
         &mut self,
         cx: &mut Context<'_>,
-        exchange: u64,
+        frame: &ControlFrame<'_>,
         (to, by): (&Addresses, Network),
         busy: bool,
     ) {
         if !self.hello_bucket.take(cx.now) {
             return cx.core.counts.add(Count::RateLimited);
         }
+        let Some(keys) = cx.masters.named(frame.header().master) else {
+            return;
+        };
         let settings = &cx.core.settings;
         let hello = Hello {
             incarnation: settings.incarnation,
@@ -276,14 +305,14 @@ impl Peer {
             message: MessageType::Hello,
             sender: settings.node,
             receiver: Some(self.node),
-            exchange,
+            exchange: frame.header().exchange,
             epoch: Epoch(0),
-            master: cx.keys.id(),
+            master: keys.id(),
             chain: 0,
             suites: 0,
         };
-        let clear = encode_clear(&header, Hello::LEN, &cx.keys);
-        let frame = encode(MessageType::Hello, &clear, &hello.encode(), &cx.keys);
+        let clear = encode_clear(&header, Hello::LEN, keys);
+        let frame = encode(MessageType::Hello, &clear, &hello.encode(), keys);
         cx.core.counts.add(Count::HelloSent);
         cx.core.answer(to, by, &frame);
     }

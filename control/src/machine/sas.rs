@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
-use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, Spi};
+use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, MasterId, Spi};
 use tipsec_dataplane::phase::Phase;
 use tipsec_dataplane::sa::{FailedOpens, RxShared};
 use tipsec_dataplane::secret::Suite;
@@ -41,6 +41,8 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 /// One receiving SA.
 pub(super) struct RxSa {
     pub(super) epoch: Epoch,
+    /// The master key of its exchange.
+    pub(super) master: MasterId,
     pub(super) incarnation: Incarnation,
     pub(super) spis: Vec<Spi>,
     pub(super) phases: RxPhases,
@@ -86,6 +88,8 @@ impl RxSa {
 /// One sending SA.
 pub(super) struct TxSa {
     pub(super) epoch: Epoch,
+    /// The master key of its exchange.
+    pub(super) master: MasterId,
     pub(super) incarnation: Incarnation,
     /// Probes from this number on were sealed on this SA.
     first_probe: u64,
@@ -130,6 +134,7 @@ impl TxSa {
         };
         Self {
             epoch: Epoch(1),
+            master: MasterId(1),
             incarnation: Incarnation(1),
             first_probe: 0,
             lanes: reach.iter().map(lane).collect(),
@@ -168,20 +173,22 @@ impl Peer {
             rekey_interval: settings.rekey_interval,
             budget: settings.budget,
             addresses: settings.addresses,
+            holdings: cx.holdings(),
             sek,
             spis,
         })
     }
 
     /// Installs the receiving SA of an offer; the offer may leave once
-    /// `on_installed` is told.
+    /// `on_installed` is told. `session`: the exchange's hash and master key.
     pub(super) fn install_rx(
         &mut self,
         cx: &mut Context<'_>,
         offer: &Offer,
-        handshake_hash: &[u8; 32],
+        session: (&[u8; 32], MasterId),
         sender: Incarnation,
     ) {
+        let (handshake_hash, master) = session;
         let settings = &cx.core.settings;
         let receiver = (settings.node, settings.incarnation);
         let sender_end = (self.node, sender);
@@ -220,6 +227,7 @@ impl Peer {
         }
         self.rx.push(RxSa {
             epoch: offer.epoch,
+            master,
             incarnation: sender,
             spis: offer.spis.clone(),
             phases,
@@ -235,9 +243,10 @@ impl Peer {
         &mut self,
         cx: &mut Context<'_>,
         offer: &Offer,
-        handshake_hash: &[u8; 32],
+        session: (&[u8; 32], MasterId),
         receiver: Incarnation,
     ) {
+        let (handshake_hash, master) = session;
         if let Some(tx) = &self.tx
             && tx.incarnation == receiver
             && tx.epoch >= offer.epoch
@@ -272,6 +281,7 @@ impl Peer {
         let tx_lanes = self.tx_lanes(cx, &offer.addresses, receiver);
         self.tx = Some(TxSa {
             epoch: offer.epoch,
+            master,
             incarnation: receiver,
             first_probe: cx.core.next_probe,
             lanes: tx_lanes,

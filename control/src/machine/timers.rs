@@ -1,7 +1,8 @@
 //! Every timer of the machine (boot-time clock, never the wall clock):
 //!
 //! * beacon: each second, jittered (`beacon`)
-//! * per peer: start of the next exchange (`peer::schedule_rekey`), retransmit
+//! * per peer: start of the next exchange (`peer::schedule_rekey`), also for
+//!   another master key (`rotation`), retransmit
 //!   and end of slot I (`initiator`), end of slot R (`responder`), end of
 //!   receiving SAs and confirmation of the sending SA (`sas`), probes and
 //!   silence (`link`), grace of a phase that is over (`phases`), patience with a second claimant (`suspicion`)
@@ -56,7 +57,7 @@ impl Machine {
     /// When [`super::Input::Timer`] is due next; `None` while there is no
     /// master key, and so nothing to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.core.keys.as_ref()?;
+        self.core.masters.as_ref()?;
         let tolerance = self.core.settings.link_tolerance;
         self.peers
             .iter()
@@ -66,14 +67,14 @@ impl Machine {
     }
 
     pub(super) fn on_timer(&mut self, now: Instant, random: &mut dyn Random) {
-        let Some(keys) = self.core.keys.clone() else {
+        let Some(masters) = self.core.masters.clone() else {
             return;
         };
         self.beaconing.on_timer(&mut Context {
             now,
             random: &mut *random,
             core: &mut self.core,
-            keys,
+            masters,
         });
         self.each_peer(now, random, |peer, cx| peer.on_timer(cx));
     }
@@ -85,6 +86,7 @@ impl Peer {
         let tx = self.tx.as_ref().and_then(|tx| tx.deadline());
         [
             self.start_at,
+            self.rotate_at,
             self.initiator.deadline(),
             self.responder.deadline(),
             self.suspicion.deadline(),
@@ -106,6 +108,7 @@ impl Peer {
         self.tx_timer(cx);
         self.link_timer(cx);
         self.suspicion_timer(cx);
+        self.rotation_timer(cx);
         if self.start_at.is_some_and(|at| at <= cx.now) {
             let silent = self
                 .beacon_heard

@@ -8,6 +8,7 @@ use tipsec_dataplane::phase::Phase;
 use super::sas::RxSa;
 use super::{CLAIM_LIFE, LinkState, Machine};
 use crate::address::Addresses;
+use crate::masters::Masters;
 use crate::time::Instant;
 
 /// One peer, or one stranger who names another master key.
@@ -25,6 +26,8 @@ pub struct PeerView {
     pub incarnation: Option<Incarnation>,
     /// The master key that the SAs were made under.
     pub master: Option<MasterId>,
+    /// The master keys that it says it holds.
+    pub holdings: Option<Masters<MasterId>>,
     /// Another master key that somebody in its name claims; unverified.
     pub claimed_master: Option<MasterId>,
     /// Where it receives.
@@ -65,7 +68,8 @@ impl Machine {
                 link: peer.link.state(),
                 since: now.since(peer.link.since()),
                 incarnation: peer.incarnation,
-                master: peer.tx.as_ref().and(self.master()),
+                master: peer.tx.as_ref().map(|tx| tx.master),
+                holdings: peer.known.as_ref().map(|known| known.holdings.masters),
                 claimed_master: claims()
                     .find(|(node, _)| *node == peer.node)
                     .map(|(_, m)| m),
@@ -87,6 +91,7 @@ impl Machine {
                     since: Duration::ZERO,
                     incarnation: None,
                     master: None,
+                    holdings: None,
                     claimed_master: Some(master),
                     addresses: None,
                     tx_epoch: None,

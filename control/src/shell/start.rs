@@ -36,8 +36,10 @@ use crate::admin::{BearerReport, BearerState, TapReport};
 use crate::config::{
     BearerConfig, Config, ConfigError, EncapsulationChoice, ModeChoice, UdpConfig,
 };
-use crate::keyring::{Keyring, KeyringError};
+use crate::key_source::{self, KeySourceError};
+use crate::keyring::{Keyring, KeyringError, Loaded};
 use crate::machine::{Machine, Settings};
+use crate::masters::Masters;
 use crate::time::Random;
 
 /// Peers that a node keeps: the size of every worker's tables.
@@ -62,6 +64,9 @@ pub enum StartError {
     /// The stored master key.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The credential with the first one.
+    #[error(transparent)]
+    KeySource(#[from] KeySourceError),
     /// The XDP program.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -166,7 +171,7 @@ pub(crate) fn build(
     }
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
     let keyring = Keyring::open(&config.state_dir)?;
-    let master = keyring.load()?;
+    let stored = stored_keys(config, &keyring)?;
 
     let mut attachments = Vec::new();
     let mut nics = Vec::new();
@@ -216,10 +221,21 @@ pub(crate) fn build(
     };
     let machine = Machine::new(settings, now, &mut random);
     let mut node = Node::new(machine, hub, (nics, paths), tap, keyring);
-    if let Some(master) = master {
-        node.use_master(&master);
+    if let Some(stored) = stored {
+        node.use_keyring(stored);
     }
     Ok(Daemon::new(node, admin, stop))
+}
+
+/// What the keyring holds; the first key may come from a credential.
+fn stored_keys(config: &Config, keyring: &Keyring) -> Result<Option<Loaded>, StartError> {
+    let stored = keyring.load()?;
+    let (None, Some(name)) = (&stored, &config.master_credential) else {
+        return Ok(stored);
+    };
+    keyring.store(&Masters::only(key_source::from_credential(name)?))?;
+    tracing::info!("the first master key was taken from the credential {name:?}");
+    Ok(keyring.load()?)
 }
 
 /// What is wrong with an interface is said before anything is touched.

@@ -23,6 +23,7 @@ mod past;
 mod phases;
 mod raw;
 mod rekey;
+mod rotation;
 mod startup;
 mod traffic;
 mod udp;

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_control::address::{Address, Addresses, Network};
-use tipsec_control::derive::ClusterKeys;
+use tipsec_control::derive::{ClusterKeys, MasterRing};
 use tipsec_control::machine::{
     Action, Destination, EventKind, Input, LinkState, Machine, PeerView, Settings, Token,
 };
+use tipsec_control::masters::Masters;
 use tipsec_control::time::{Instant, Random};
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, NodeId, PeerIndex, Spi};
@@ -359,6 +360,17 @@ impl Universe {
         key: &Arc<ClusterKeys>,
         interval: Option<Duration>,
     ) {
+        self.start_with(n, id, Masters::only(Arc::clone(key)), interval);
+    }
+
+    /// The same with a keyring as a rotation leaves it.
+    pub fn start_with(
+        &mut self,
+        n: usize,
+        id: NodeId,
+        masters: MasterRing,
+        interval: Option<Duration>,
+    ) {
         let mut random = Seeded::new(self.random.next_u64());
         let settings = Settings {
             node: id,
@@ -376,7 +388,7 @@ impl Universe {
             spi_slots: 4096,
         };
         let mut machine = Machine::new(settings, self.now, &mut random);
-        machine.handle(self.now, &mut random, Input::SetMaster(Arc::clone(key)));
+        machine.handle(self.now, &mut random, Input::SetMasters(masters));
         self.lives[n] += 1;
         self.nodes[n] = Some(Node {
             machine,

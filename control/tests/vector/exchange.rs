@@ -7,6 +7,7 @@ use std::time::Duration;
 use tipsec_control::address::{Address, Addresses, Network};
 use tipsec_control::frame::ControlFrame;
 use tipsec_control::machine::{Action, Destination, Input, Machine, Settings, Token};
+use tipsec_control::masters::Masters;
 use tipsec_control::message::{Offer, Start};
 use tipsec_control::noise::{Initiator, Responder};
 use tipsec_control::time::{Instant, Random};
@@ -123,7 +124,7 @@ impl Side {
         };
         let machine = Machine::new(settings, NOW, &mut random);
         let mut side = Self { machine, random };
-        side.input(Input::SetMaster(Arc::new(keys(vector))));
+        side.input(Input::SetMasters(Masters::only(Arc::new(keys(vector)))));
         side
     }
 
