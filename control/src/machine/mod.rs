@@ -44,6 +44,7 @@ use crate::time::{Instant, Random};
 
 mod beacon;
 mod bucket;
+mod chain;
 mod counts;
 mod initiator;
 mod interface;

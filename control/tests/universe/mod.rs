@@ -185,7 +185,9 @@ pub struct Universe {
     pub faults: Faults,
     /// Links that carry nothing: (from, to).
     pub cut: HashSet<(usize, usize)>,
-    /// The same, of one network: (from, to, network).
+    /// Links that carry no control frames: (from, to).
+    pub cut_control: HashSet<(usize, usize)>,
+    /// Links of one network that carry nothing: (from, to, network).
     pub cut_networks: HashSet<(usize, usize, Network)>,
     /// Networks of the lanes of nodes that start from now on.
     pub lanes: Vec<Network>,
@@ -243,6 +245,7 @@ impl Universe {
             order: 0,
             faults: Faults::default(),
             cut: HashSet::new(),
+            cut_control: HashSet::new(),
             cut_networks: HashSet::new(),
             lanes: vec![Network::DEFAULT],
             opened: BTreeMap::new(),
@@ -587,7 +590,9 @@ impl Universe {
             if target == n || to.is_some_and(|to| to != address_of(target, network)) {
                 continue;
             }
+            let is_control = matches!(wire, Wire::Control(_));
             let cut = self.cut.contains(&(n, target))
+                || is_control && self.cut_control.contains(&(n, target))
                 || self.cut_networks.contains(&(n, target, network));
             if cut || self.random.chance(self.faults.loss) {
                 self.lost_by_network += u64::from(matches!(
