@@ -18,6 +18,8 @@ use crate::cluster::ClusterName;
 use crate::master::MasterKey;
 use crate::masters::{Masters, Role};
 
+/// Salt of the extraction from an exchange.
+const CHAIN_SALT: &[u8] = b"tipsec v1 chain";
 /// Salt of the extraction from a master key.
 const MASTER_SALT: &[u8] = b"tipsec v1 master";
 
@@ -166,6 +168,46 @@ impl Sek {
     /// For the offer.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// What an exchange leaves to the next ones of the same pair: a secret that
+/// nobody has who was in neither, master key or not.
+pub struct Chain {
+    id: u64,
+    secret: Zeroizing<[u8; 32]>,
+}
+
+impl Chain {
+    /// The chain of an exchange: of its handshake hash, and of the SEKs for what
+    /// the initiator and what the responder sends.
+    pub fn of_exchange(handshake_hash: &[u8; 32], initiator: &Sek, responder: &Sek) -> Self {
+        let mut input = Zeroizing::new([0; 96]);
+        input[..32].copy_from_slice(handshake_hash);
+        input[32..64].copy_from_slice(initiator.bytes());
+        input[64..].copy_from_slice(responder.bytes());
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, CHAIN_SALT).extract(&*input);
+        let mut secret = Zeroizing::new([0; 32]);
+        expand(&prk, &[b"tipsec v1 chain secret"], &mut *secret);
+        let mut id = [0; 8];
+        expand(&prk, &[b"tipsec v1 chain id"], &mut id);
+        // 0 says that an exchange is bare.
+        let id = u64::from_be_bytes(id).max(1);
+        Self { id, secret }
+    }
+
+    /// The chain's public name; never 0.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The pre-shared key of an exchange that builds on this chain, under the
+    /// master key that gives this `psk`.
+    pub fn psk(&self, psk: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &*self.secret).extract(psk);
+        let mut chained = Zeroizing::new([0; 32]);
+        expand(&prk, &[b"tipsec v1 chained psk"], &mut *chained);
+        chained
     }
 }
 

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ring::hmac;
-use tipsec_control::derive::{ClusterKeys, LaneBinding, Sek};
+use tipsec_control::derive::{Chain, ClusterKeys, LaneBinding, Sek};
 use tipsec_dataplane::aead::{Aead, Nonce};
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::frame::DataHeader;
@@ -28,8 +28,9 @@ const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 type Check = fn(&Vector, &[Vector]);
 
 /// Every vector that there must be, and what checks it.
-const CHECKS: [(&str, Check); 19] = [
+const CHECKS: [(&str, Check); 20] = [
     ("cluster-keys", cluster_keys),
+    ("chain", chain),
     ("lane-aes-256-gcm", lane),
     ("lane-aes-128-gcm", lane),
     ("lane-chacha20-poly1305", lane),
@@ -106,6 +107,14 @@ fn cluster_keys(vector: &Vector, _: &[Vector]) {
     let expected = mac(vector.bytes("beacon"), message);
     assert_eq!(keys.beacon().sign(message)[..], expected);
     vector.says("psk", keys.psk());
+}
+
+fn chain(vector: &Vector, _: &[Vector]) {
+    let [initiator, responder] =
+        ["initiator_sek", "responder_sek"].map(|name| Sek::new(vector.array(name)));
+    let chain = Chain::of_exchange(&vector.array("handshake_hash"), &initiator, &responder);
+    vector.says("chain_id", &chain.id().to_be_bytes());
+    vector.says("chained_psk", &*chain.psk(&vector.array("psk")));
 }
 
 fn lane(vector: &Vector, _: &[Vector]) {

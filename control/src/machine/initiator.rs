@@ -11,13 +11,14 @@ use super::sas::{common_suite, suite_sum};
 use super::timers::Retransmit;
 use super::{Context, Count, EventKind};
 use crate::address::Network;
+use crate::derive::Chain;
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::{COOKIE_LEN, Hello, MAX_OFFER_LEN, Offer, Start};
 use crate::noise::{HANDSHAKE_OVERHEAD, Initiator, TRANSPORT_OVERHEAD};
 use crate::time::Instant;
 
 /// An exchange without an answer is given up after this.
-const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// And tried again after a while between these.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Hellos that one exchange follows.
@@ -38,6 +39,8 @@ pub(super) struct Started {
     exchange: u64,
     /// The key that the exchange is under, in all its messages.
     master: MasterId,
+    /// The chain that the exchange builds on.
+    chain: u64,
     /// `None` only while a message is being read.
     noise: Option<Initiator>,
     m1: Vec<u8>,
@@ -51,6 +54,9 @@ pub(super) struct Started {
 pub(super) struct Offered {
     exchange: u64,
     master: MasterId,
+    chain: u64,
+    /// The chain that it leaves.
+    next_chain: u64,
     responder: Incarnation,
     epoch: Epoch,
     m3: Vec<u8>,
@@ -86,6 +92,15 @@ impl InitiatorSlot {
             Self::Idle => None,
             Self::Started(started) => Some(started.master),
             Self::Offered(offered) => Some(offered.master),
+        }
+    }
+
+    /// The chain that the exchange under way builds on.
+    fn chain(&self) -> Option<u64> {
+        match self {
+            Self::Idle => None,
+            Self::Started(started) => Some(started.chain),
+            Self::Offered(offered) => Some(offered.chain),
         }
     }
 
@@ -130,6 +145,7 @@ impl Peer {
             return;
         };
         let keys = Arc::clone(self.keys_to_start_with(&cx.masters));
+        let (chain, psk) = self.psk_to_start_with(&keys);
         cx.core.m1_counter += 1;
         let settings = &cx.core.settings;
         let start = Start {
@@ -148,12 +164,12 @@ impl Peer {
             exchange: cx.random.next_u64(),
             epoch: Epoch(0),
             master: keys.id(),
-            chain: 0,
+            chain,
             suites: suite_sum(&settings.suites),
         };
         let clear = encode_clear(&header, MAX_OFFER_LEN + HANDSHAKE_OVERHEAD, &keys);
         let prologue = prologue(&clear, cx);
-        let Ok((noise, body)) = Initiator::start(keys.psk(), &prologue, cx.random, &start.encode())
+        let Ok((noise, body)) = Initiator::start(&psk, &prologue, cx.random, &start.encode())
         else {
             return cx.core.counts.add(Count::Refused);
         };
@@ -162,6 +178,7 @@ impl Peer {
         self.initiator = InitiatorSlot::Started(Box::new(Started {
             exchange: header.exchange,
             master: keys.id(),
+            chain,
             noise: Some(noise),
             m1,
             responder: self.target,
@@ -173,12 +190,12 @@ impl Peer {
 
     pub(super) fn on_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
         let header = frame.header();
-        let named = (header.exchange, header.master);
+        let named = (header.exchange, header.master, header.chain);
         match &mut self.initiator {
-            InitiatorSlot::Started(started) if (started.exchange, started.master) == named => {
+            InitiatorSlot::Started(s) if (s.exchange, s.master, s.chain) == named => {
                 self.accept_m2(cx, frame, by);
             }
-            InitiatorSlot::Offered(offered) if (offered.exchange, offered.master) == named => {
+            InitiatorSlot::Offered(o) if (o.exchange, o.master, o.chain) == named => {
                 cx.core.counts.add(Count::Repeated);
                 self.send_m3(cx, Some(by));
             }
@@ -201,7 +218,7 @@ impl Peer {
             }
         };
         let (exchange, began, hellos) = (started.exchange, started.began, started.hellos);
-        let master = started.master;
+        let (master, chain) = (started.master, started.chain);
         // A responder that was not named in m1 answers with a hello, never
         // with m2.
         let responder = started.responder;
@@ -228,6 +245,9 @@ impl Peer {
         };
         self.adopt(cx, responder);
         self.learn_from_exchange(cx, &offer.holdings, responder, master);
+        let next_chain = Chain::of_exchange(session.hash(), &offer.sek, &answer.sek);
+        let next_chain_id = next_chain.id();
+        self.keep_chain(cx.now, next_chain, false);
         self.install_tx(cx, &offer, (session.hash(), master), responder);
         self.install_rx(cx, &answer, (session.hash(), master), responder);
         let payload = answer.encode();
@@ -242,7 +262,7 @@ impl Peer {
             exchange,
             epoch: answer.epoch,
             master,
-            chain: 0,
+            chain,
             suites: answer.suite.code(),
         };
         debug_assert_eq!(body.len(), payload.len() + TRANSPORT_OVERHEAD);
@@ -250,6 +270,8 @@ impl Peer {
         self.initiator = InitiatorSlot::Offered(Box::new(Offered {
             exchange,
             master,
+            chain,
+            next_chain: next_chain_id,
             responder,
             epoch: answer.epoch,
             m3: encode(MessageType::M3, &clear, &body, &keys),
@@ -302,7 +324,9 @@ impl Peer {
             && offered.responder == sender
             && epoch >= offered.epoch
         {
+            let chain = offered.next_chain;
             self.initiator = InitiatorSlot::Idle;
+            self.chain_is_shared(chain);
             self.completed(cx);
             self.confirm_awaited(cx);
         }
@@ -323,6 +347,10 @@ impl Peer {
         if hello.busy || hellos >= MAX_HELLOS {
             self.initiator = InitiatorSlot::Idle;
             return self.retry_later(cx);
+        }
+        let chain = self.initiator.chain();
+        if chain != Some(header.chain) && self.incarnation == Some(hello.incarnation) {
+            self.chain_disowned(cx);
         }
         self.addresses = Some(hello.addresses);
         self.target = Some(hello.incarnation);

@@ -36,6 +36,8 @@ pub enum EventKind {
     NoPath,
     /// Two nodes run under one id, or somebody poses as a live peer.
     DuplicateNode,
+    /// Somebody answers as a live peer without what the last exchange left.
+    ChainLost,
     /// A node names another master key.
     OtherMaster,
     /// A sending lane nears its budget.
@@ -80,6 +82,7 @@ impl EventKind {
             Self::Unconfirmed => "unconfirmed",
             Self::NoPath => "no-path",
             Self::DuplicateNode => "duplicate-node",
+            Self::ChainLost => "chain-lost",
             Self::OtherMaster => "other-master",
             Self::BudgetLow => "budget-low",
             Self::PhaseEntered => "phase-entered",

@@ -10,7 +10,7 @@
 //!
 //! | slot, state | event                                | where                            |
 //! |-------------|--------------------------------------|----------------------------------|
-//! | I Idle      | timer, `now`, budget, join, link down | `initiator::start`              |
+//! | I Idle      | timer, `now`, budget, join, link down | `initiator::start`, `chain`     |
 //! | I1          | retransmit timer: same m1            | `initiator::on_timer`            |
 //! | I1          | m2(X) valid / invalid                | `initiator::on_m2`               |
 //! | I1, I2      | hello(X), hello(busy)                | `initiator::on_hello`            |
@@ -20,7 +20,7 @@
 //! | I1, I2      | 5 s                                  | `initiator::on_timer`            |
 //! | R any       | m1 = the current one: stored m2      | `responder::on_m1`               |
 //! | R any       | m1 stale: hello                      | `responder::on_m1`               |
-//! | R any       | bare m1, other incarnation, SA alive | `suspicion`                      |
+//! | R any       | bare m1, SA alive                    | `suspicion`, `chain`             |
 //! | any         | under a key that leads back: refused | `rotation`                       |
 //! | R any       | m1 fresh                             | `responder::on_m1`               |
 //! | R1          | own RX installed: m2                 | `responder::on_installed`        |
@@ -45,6 +45,7 @@ use crate::time::{Instant, Random};
 
 mod beacon;
 mod bucket;
+mod chain;
 mod counts;
 mod initiator;
 mod interface;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
 
 use super::bucket::Bucket;
+use super::chain::Chains;
 use super::initiator::InitiatorSlot;
 use super::link::Link;
 use super::responder::ResponderSlot;
@@ -41,6 +42,8 @@ pub(super) struct Peer {
     pub(super) next_epoch: Epoch,
     pub(super) link: Link,
     pub(super) suspicion: Suspicion,
+    /// With the life of it that [`Self::incarnation`] names.
+    pub(super) chains: Chains,
     /// When to start the next exchange.
     pub(super) start_at: Option<Instant>,
     pub(super) beacon_heard: Option<Instant>,
@@ -81,6 +84,7 @@ impl Peer {
             next_epoch: Epoch(1),
             link: Link::new(now),
             suspicion: Suspicion::default(),
+            chains: Chains::default(),
             start_at: None,
             beacon_heard: None,
             m1_seen: VecDeque::new(),
@@ -106,6 +110,7 @@ impl Peer {
         self.initiator = InitiatorSlot::Idle;
         self.responder = ResponderSlot::Idle;
         self.suspicion = Suspicion::default();
+        self.forget_chains();
         for sa in std::mem::take(&mut self.rx) {
             sa.remove(cx);
         }
@@ -145,6 +150,7 @@ impl Peer {
         }
         // Whatever claim was being looked into is settled.
         self.suspicion = Suspicion::default();
+        self.forget_chains();
         self.exchanges = 0;
         self.last_completed = None;
         self.initiator.forget_others(incarnation);

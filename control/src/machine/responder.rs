@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
 
+use super::chain::BARE;
 use super::initiator::{InitiatorSlot, matches_header, prologue};
 use super::peer::Peer;
 use super::sas::{MAX_RX_SAS, common_suite};
 use super::{Context, Count, EventKind};
 use crate::address::{Addresses, Network};
-use crate::derive::ClusterKeys;
+use crate::derive::{Chain, ClusterKeys, Sek};
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::{COOKIE_LEN, Hello, Offer, Start};
 use crate::noise::{Responder, Session};
@@ -34,6 +35,10 @@ pub(super) struct Answered {
     exchange: u64,
     /// The key that the exchange is under, in all its messages.
     master: MasterId,
+    /// The chain that the exchange builds on.
+    chain: u64,
+    /// Of the offer in m2.
+    sek: Sek,
     initiator: Incarnation,
     /// The frame that is answered, to know it again.
     m1: Vec<u8>,
@@ -46,6 +51,13 @@ pub(super) struct Answered {
     epoch: Epoch,
     installed: bool,
     since: Instant,
+}
+
+impl Answered {
+    /// What all messages of the exchange repeat.
+    fn name(&self) -> (u64, MasterId, u64) {
+        (self.exchange, self.master, self.chain)
+    }
 }
 
 impl ResponderSlot {
@@ -124,7 +136,10 @@ impl Peer {
         if self.is_downgrade(cx, header.master) {
             return self.refuse_downgrade(cx, header.master);
         }
-        let read = Responder::read(keys.psk(), &prologue, cx.random, frame.body());
+        let Some(psk) = self.psk_of_chain(&keys, header.chain) else {
+            return self.answer_by_hello(cx, frame, by);
+        };
+        let read = Responder::read(&psk, &prologue, cx.random, frame.body());
         let Some((noise, start)) = read
             .ok()
             .and_then(|(noise, payload)| Some((noise, Start::decode(&payload)?)))
@@ -139,7 +154,13 @@ impl Peer {
         if stale {
             return self.send_hello(cx, frame, (&start.addresses, by), false);
         }
-        if self.is_alive_as_other(start.initiator) && !self.outranks_sa(cx, header.master) {
+        let is_other =
+            self.is_alive_as_other(start.initiator) && !self.outranks_sa(cx, header.master);
+        let is_bare = header.chain == BARE && self.is_alive_with_chain(start.initiator);
+        if is_bare && self.may_have_crossed(cx.now) {
+            return cx.core.counts.add(Count::Stale);
+        }
+        if is_other || is_bare {
             return self.suspect(cx, start.initiator, Some((frame, by)));
         }
         let Some(suite) = common_suite(&cx.core.settings.suites, header.suites) else {
@@ -185,7 +206,7 @@ impl Peer {
             exchange: frame.header().exchange,
             epoch: offer.epoch,
             master: keys.id(),
-            chain: 0,
+            chain: frame.header().chain,
             suites: offer.suite.code(),
         };
         let clear = encode_clear(&header, body.len(), keys);
@@ -193,6 +214,8 @@ impl Peer {
         self.responder = ResponderSlot::Answered(Box::new(Answered {
             exchange: header.exchange,
             master: keys.id(),
+            chain: header.chain,
+            sek: Sek::new(*offer.sek.bytes()),
             initiator: start.initiator,
             m1: [frame.clear().as_slice(), frame.body()].concat(),
             m2: encode(MessageType::M2, &clear, &body, keys),
@@ -228,55 +251,59 @@ impl Peer {
     }
 
     pub(super) fn on_m3(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
-        let (exchange, master) = (frame.header().exchange, frame.header().master);
+        let header = frame.header();
+        let (exchange, master) = (header.exchange, header.master);
+        let named = (exchange, master, header.chain);
         match &mut self.responder {
-            ResponderSlot::Answered(answered)
-                if (answered.exchange, answered.master) == (exchange, master) =>
-            {
+            ResponderSlot::Answered(answered) if answered.name() == named => {
                 let offer = match answered.session.open(frame.body()) {
                     Ok(payload) => Offer::decode(&payload),
                     Err(_) => return cx.core.counts.add(Count::Refused),
                 };
-                let (hash, initiator) = (*answered.session.hash(), answered.initiator);
-                self.responder = ResponderSlot::Idle;
-                match offer.filter(|offer| matches_header(offer, frame)) {
-                    Some(offer) => self.accept_m3(cx, exchange, initiator, (&hash, master), &offer),
-                    None => cx.core.counts.add(Count::Refused),
+                let offer = offer.filter(|offer| matches_header(offer, frame));
+                let slot = std::mem::replace(&mut self.responder, ResponderSlot::Idle);
+                match (slot, offer) {
+                    (ResponderSlot::Answered(answered), Some(offer)) => {
+                        self.accept_m3(cx, &answered, &offer);
+                    }
+                    _ => cx.core.counts.add(Count::Refused),
                 }
             }
             _ if self.last_completed == Some(exchange) => {
                 cx.core.counts.add(Count::Repeated);
                 self.probe_every_lane(cx);
             }
-            _ => match self.addresses {
-                Some(addresses) => self.send_hello(cx, frame, (&addresses, by), false),
-                None => cx.core.counts.add(Count::Stale),
-            },
+            _ => self.answer_by_hello(cx, frame, by),
         }
     }
 
-    fn accept_m3(
-        &mut self,
-        cx: &mut Context<'_>,
-        exchange: u64,
-        initiator: Incarnation,
-        session: (&[u8; 32], MasterId),
-        offer: &Offer,
-    ) {
+    /// Answers a message that does not tell where the peer receives.
+    fn answer_by_hello(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
+        match self.addresses {
+            Some(addresses) => self.send_hello(cx, frame, (&addresses, by), false),
+            None => cx.core.counts.add(Count::Stale),
+        }
+    }
+
+    fn accept_m3(&mut self, cx: &mut Context<'_>, answered: &Answered, offer: &Offer) {
+        let (hash, master) = (answered.session.hash(), answered.master);
         if !self.allows(cx, offer) {
             return;
         }
-        if self.is_downgrade(cx, session.1) {
-            return self.refuse_downgrade(cx, session.1);
+        if self.is_downgrade(cx, master) {
+            return self.refuse_downgrade(cx, master);
         }
+        let initiator = answered.initiator;
         self.adopt(cx, initiator);
-        self.learn_from_exchange(cx, &offer.holdings, initiator, session.1);
+        self.learn_from_exchange(cx, &offer.holdings, initiator, master);
+        let chain = Chain::of_exchange(hash, &answered.sek, &offer.sek);
+        self.keep_chain(cx.now, chain, true);
         if matches!(self.initiator, InitiatorSlot::Started(_)) {
             // The peer's exchange did what ours was for.
             self.initiator = InitiatorSlot::Idle;
         }
-        self.install_tx(cx, offer, session, initiator);
-        self.last_completed = Some(exchange);
+        self.install_tx(cx, offer, (hash, master), initiator);
+        self.last_completed = Some(answered.exchange);
         self.completed(cx);
     }
 
@@ -294,6 +321,9 @@ impl Peer {
         let Some(keys) = cx.masters.named(frame.header().master) else {
             return;
         };
+        // What is not held is not repeated: so the initiator learns of it.
+        let asked = frame.header().chain;
+        let chain = if self.holds_chain(asked) { asked } else { BARE };
         let settings = &cx.core.settings;
         let hello = Hello {
             incarnation: settings.incarnation,
@@ -308,7 +338,7 @@ impl Peer {
             exchange: frame.header().exchange,
             epoch: Epoch(0),
             master: keys.id(),
-            chain: 0,
+            chain,
             suites: 0,
         };
         let clear = encode_clear(&header, Hello::LEN, keys);

@@ -256,7 +256,9 @@ pub struct Universe {
     pub faults: Faults,
     /// Links that carry nothing: (from, to).
     pub cut: HashSet<(usize, usize)>,
-    /// The same, of one network: (from, to, network).
+    /// Links that carry no control frames: (from, to).
+    pub cut_control: HashSet<(usize, usize)>,
+    /// Links of one network that carry nothing: (from, to, network).
     pub cut_networks: HashSet<(usize, usize, Network)>,
     /// Networks of the lanes of nodes that start from now on.
     pub lanes: Vec<Network>,
@@ -324,6 +326,7 @@ impl Universe {
             order: 0,
             faults: Faults::default(),
             cut: HashSet::new(),
+            cut_control: HashSet::new(),
             cut_networks: HashSet::new(),
             lanes: vec![Network::DEFAULT],
             opened: BTreeMap::new(),
@@ -713,9 +716,10 @@ impl Universe {
             if target == n || to.is_some_and(|to| to != address_of(target, network)) {
                 continue;
             }
+            let is_control = matches!(wire, Wire::Control(_));
             let cut = self.cut.contains(&(n, target))
                 || self.cut_networks.contains(&(n, target, network))
-                || self.lose_control && matches!(wire, Wire::Control(_));
+                || is_control && (self.lose_control || self.cut_control.contains(&(n, target)));
             if cut || self.random.chance(self.faults.loss) {
                 self.lost_by_network += u64::from(matches!(
                     wire,
