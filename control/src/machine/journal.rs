@@ -28,6 +28,8 @@ pub enum EventKind {
     PeerRestarted,
     /// An exchange got no answer.
     ExchangeTimeout,
+    /// A pair that is up has had the same keys for too long.
+    KeysOld,
     /// The peer answered, but nothing that both allow.
     Incompatible,
     /// A new SA was not confirmed in time and carries no data.
@@ -78,6 +80,7 @@ impl EventKind {
             Self::LinkDown => "link-down",
             Self::PeerRestarted => "peer-restarted",
             Self::ExchangeTimeout => "exchange-timeout",
+            Self::KeysOld => "keys-old",
             Self::Incompatible => "incompatible",
             Self::Unconfirmed => "unconfirmed",
             Self::NoPath => "no-path",

@@ -43,6 +43,7 @@ use crate::frame::{ControlFrame, MessageType};
 use crate::masters::Masters;
 use crate::time::{Instant, Random};
 
+mod age;
 mod beacon;
 mod bucket;
 mod chain;
@@ -478,6 +479,7 @@ impl Machine {
             if peer.link.is_up() {
                 peer.schedule_rekey(cx);
             }
+            peer.watch_age(cx);
         });
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
 
+use super::age::Age;
 use super::bucket::Bucket;
 use super::chain::Chains;
 use super::initiator::InitiatorSlot;
@@ -60,6 +61,7 @@ pub(super) struct Peer {
     pub(super) exchanges: u64,
     /// When the last one was.
     pub(super) keys_since: Option<Instant>,
+    pub(super) age: Age,
     /// The master keys that it says it holds.
     pub(super) known: Option<Known>,
     /// Those of our own that it has proved to hold, in any of its lives.
@@ -94,6 +96,7 @@ impl Peer {
             last_completed: None,
             exchanges: 0,
             keys_since: None,
+            age: Age::default(),
             known: None,
             proven: BTreeSet::new(),
             rotate_at: None,
@@ -124,6 +127,7 @@ impl Peer {
         self.last_completed = None;
         self.exchanges = 0;
         self.keys_since = None;
+        self.age = Age::default();
         self.link_down(cx, "its keys were wiped");
     }
 
@@ -166,6 +170,7 @@ impl Peer {
         }
         self.exchanges += 1;
         self.keys_since = Some(cx.now);
+        self.watch_age(cx);
         self.schedule_rekey(cx);
         self.rotate_if_owed(cx, After::Exchange);
     }

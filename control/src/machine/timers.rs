@@ -5,7 +5,8 @@
 //!   another master key (`rotation`), retransmit
 //!   and end of slot I (`initiator`), end of slot R (`responder`), end of
 //!   receiving SAs and confirmation of the sending SA (`sas`), probes and
-//!   silence (`link`), grace of a phase that is over (`phases`), patience with a second claimant (`suspicion`)
+//!   silence (`link`), grace of a phase that is over (`phases`), patience with a second
+//!   claimant (`suspicion`), keys that have grown old (`age`)
 
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ impl Peer {
             sas,
             tx,
             self.phase_deadline(),
+            self.age.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -109,6 +111,7 @@ impl Peer {
         self.link_timer(cx);
         self.suspicion_timer(cx);
         self.rotation_timer(cx);
+        self.age_timer(cx);
         if self.start_at.is_some_and(|at| at <= cx.now) {
             let silent = self
                 .beacon_heard
