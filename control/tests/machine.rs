@@ -3,13 +3,11 @@
 // Helpers may stop at the first surprise, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod universe;
-
 use std::time::Duration;
 
 use tipsec_control::machine::{Count, EventKind, Input, LinkState};
+use tipsec_control::sim::{Faults, Losses, Seeded, Universe, master, ms, node_id};
 use tipsec_control::time::Random;
-use universe::{Faults, Losses, Seeded, Universe, master, ms, node_id};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -68,12 +66,17 @@ fn rekeys_lose_only_what_the_network_loses() {
             loss: 100,
             duplication: 50,
             delay: ms(20),
+            ..Faults::default()
         };
         universe.run_with_traffic(5 * SECOND, ms(2));
         universe.faults = Faults::default();
         universe.run(SECOND);
         let (sealed, delivered) = universe.data();
-        assert_eq!(delivered + universe.lost_by_network, sealed, "seed {seed}");
+        assert_eq!(
+            delivered + universe.lost_by_network(),
+            sealed,
+            "seed {seed}"
+        );
         let losses = universe.losses();
         let keys = (losses.no_key, losses.unknown_spi, losses.not_open);
         assert_eq!(keys, (0, 0, 0), "seed {seed}");
@@ -259,6 +262,7 @@ fn simultaneous_rekeys_converge() {
             loss: 200,
             duplication: 100,
             delay: ms(30),
+            ..Faults::default()
         };
         for _ in 0..5 {
             universe.input(0, Input::RekeyNow);
@@ -275,7 +279,7 @@ fn simultaneous_rekeys_converge() {
             "seed {seed}"
         );
         assert!(
-            sealed - delivered - universe.lost_by_network < 10,
+            sealed - delivered - universe.lost_by_network() < 10,
             "seed {seed}"
         );
     }

@@ -48,6 +48,22 @@ pub struct RxLaneSpec {
     pub failed_opens_limit: u64,
 }
 
+impl RxLaneSpec {
+    /// The same lane, window included, for another worker.
+    pub fn duplicate(&self) -> Self {
+        Self {
+            spi: self.spi,
+            peer: self.peer,
+            node: self.node,
+            epoch: self.epoch,
+            lane: self.lane,
+            secret: self.secret.duplicate(),
+            window: Arc::clone(&self.window),
+            failed_opens_limit: self.failed_opens_limit,
+        }
+    }
+}
+
 /// A lane to seal frames on.
 pub struct TxLaneSpec {
     /// The receiver's name for it.

@@ -51,6 +51,8 @@ mod link;
 mod peer;
 mod responder;
 mod sas;
+#[cfg(feature = "sim")]
+mod sizes;
 mod spi_pool;
 mod suspicion;
 mod timers;

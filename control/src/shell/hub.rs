@@ -153,7 +153,7 @@ impl Hub {
         for lane in lanes {
             for at in 0..self.workers.len() {
                 let seq = self.command(token);
-                let lane = Box::new(duplicate(&lane));
+                let lane = Box::new(lane.duplicate());
                 self.workers[at].send(Command::InstallRx { seq, lane });
             }
         }
@@ -341,18 +341,5 @@ impl Hub {
                 tracing::error!("{panic}");
             }
         }
-    }
-}
-
-fn duplicate(lane: &RxLaneSpec) -> RxLaneSpec {
-    RxLaneSpec {
-        spi: lane.spi,
-        peer: lane.peer,
-        node: lane.node,
-        epoch: lane.epoch,
-        lane: lane.lane,
-        secret: lane.secret.duplicate(),
-        window: Arc::clone(&lane.window),
-        failed_opens_limit: lane.failed_opens_limit,
     }
 }
