@@ -8,6 +8,7 @@ use std::time::Duration;
 use tipsec_control::machine::{Count, EventKind, Input, LinkState};
 use tipsec_control::sim::{Faults, Losses, Seeded, Universe, master, ms, node_id};
 use tipsec_control::time::Random;
+use tipsec_dataplane::ids::Epoch;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -251,6 +252,27 @@ fn off_means_no_rekey_and_now_means_one() {
     universe.input(0, Input::SetRekeyInterval(Some(10 * SECOND)));
     universe.run(60 * SECOND);
     assert!(universe.view(0, 1).unwrap().rekeys >= 6);
+}
+
+#[test]
+fn a_rekey_that_is_asked_for_during_another_is_not_forgotten() {
+    for after_us in (0..20_000).step_by(500) {
+        let mut universe = cluster(17, 2, None);
+        universe.run(6 * SECOND);
+        universe.input(0, Input::RekeyNow);
+        universe.run_until(SECOND, |u| u.view(0, 1).unwrap().tx_epoch != Some(Epoch(1)));
+        universe.run(Duration::from_micros(after_us));
+        let asked = universe.now;
+        universe.input(0, Input::RekeyNow);
+        universe.run(SECOND);
+        let age = universe.view(0, 1).unwrap().key_age.unwrap();
+        let since = universe.now.since(asked);
+        assert!(
+            since - age > ms(1),
+            "{after_us} µs after the first: keys of {age:?}"
+        );
+        assert_eq!(universe.view(0, 1).unwrap().rekeys, 2, "{after_us} µs");
+    }
 }
 
 #[test]

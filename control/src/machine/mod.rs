@@ -490,11 +490,8 @@ impl Machine {
     fn on_rekey_now(&mut self, now: Instant, random: &mut dyn Random) {
         self.each_peer(now, random, |peer, cx| {
             if peer.incarnation.is_some() {
-                // Spread a little, so that a thousand pairs do not start in step.
-                let spread = cx
-                    .random
-                    .between(Duration::ZERO, Duration::from_millis(100));
-                peer.start_at = Some(cx.now + spread);
+                peer.rekey_asked = true;
+                peer.start_soon(cx);
             }
         });
     }
