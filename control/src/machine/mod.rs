@@ -43,6 +43,7 @@ use crate::time::{Instant, Random};
 mod beacon;
 mod bucket;
 mod counts;
+mod defect;
 mod initiator;
 mod interface;
 mod journal;
@@ -63,6 +64,13 @@ pub use interface::{Action, Destination, Input, Settings, Token};
 pub use journal::{EventKind, EventRecord, Journal};
 pub use link::LinkState;
 pub use view::PeerView;
+
+#[cfg(feature = "sim")]
+pub use defect::Defect;
+#[cfg(not(feature = "sim"))]
+use defect::Defect;
+#[cfg(feature = "sim")]
+pub use sizes::Sizes;
 
 use beacon::Beaconing;
 use peer::Peer;
@@ -88,6 +96,9 @@ struct Core {
     /// Where the epochs of a peer's offers start: above those of every peer
     /// that was forgotten, since it may come back with what it had.
     epoch_floor: Epoch,
+    /// What a simulation has broken.
+    #[cfg(feature = "sim")]
+    defect: Option<Defect>,
 }
 
 /// What a completion is for.
@@ -185,6 +196,8 @@ impl Machine {
                 next_probe: 1,
                 lost_lanes: BTreeSet::new(),
                 epoch_floor: Epoch(1),
+                #[cfg(feature = "sim")]
+                defect: None,
             },
             peers: Vec::new(),
             beaconing: Beaconing::starting(now),

@@ -27,7 +27,7 @@ impl Machine {
             peers: self.peers.len(),
             pending: self.core.pending.len(),
             actions: self.core.actions.len(),
-            journal: self.core.journal.after(0).count(),
+            journal: self.core.journal.len(),
             claims: self.claims.len(),
             lives: lives.max().unwrap_or(0),
         }

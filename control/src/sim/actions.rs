@@ -41,7 +41,7 @@ impl Universe {
                         return self.is_wrong(wrong);
                     }
                 }
-                if !node.install_rx(token, lanes) {
+                if !node.install_rx(token, lanes, self.mutant) {
                     let text = format!("node {} installs an SPI again", node.id);
                     return self.is_wrong((Invariant::InstalledOnce, text));
                 }
@@ -66,6 +66,7 @@ impl Universe {
                         return self.is_wrong(wrong);
                     }
                 }
+                self.kept.keep(n, peer, &to, &lanes, self.mutant);
                 node.set_paths(peer, &to);
                 node.install_tx(lanes);
                 self.wake_workers(n);
@@ -90,8 +91,12 @@ impl Universe {
     }
 
     fn send_control(&mut self, n: usize, to: Destination, bytes: Vec<u8>) {
-        self.control_frames += 1;
-        self.control_bytes += bytes.len() as u64;
+        if let Some(meter) = self.meter.as_mut().filter(|meter| meter.is_of(n))
+            && !super::is_group(to)
+        {
+            meter.frames += 1;
+            meter.bytes += bytes.len() as u64;
+        }
         if let Err(wrong) = self.messages.sent(n, self.lives[n], &bytes) {
             return self.is_wrong(wrong);
         }
@@ -195,7 +200,7 @@ impl Universe {
         };
         debug_assert!(is_answer(&event) || node.stopped.is_none());
         match event {
-            Event::Done { seq } => match node.answered(seq) {
+            Event::Done { seq } => match node.answered(seq, self.mutant) {
                 Some((token, true)) => {
                     self.later(super::ms(0), n, Happening::Installed { life, token });
                 }

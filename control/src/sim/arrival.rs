@@ -5,6 +5,7 @@ use tipsec_dataplane::ids::NodeId;
 use super::Universe;
 use super::invariant::Invariant;
 use super::ledger::End;
+use super::mutants::Mutant;
 use super::node::BACKLOG_MAX;
 use super::queue::{Content, Frame, Happening};
 use super::worker::{Label, Received};
@@ -61,6 +62,7 @@ impl Universe {
         let worker = queues[self.random.below(queues.len())];
         if frame.content == Content::Control {
             let bytes = &frame.bytes;
+            self.note_m2(n, bytes);
             self.trace
                 .note(self.now, n, "hears", [bytes.len() as u64, 0]);
             let input = Input::Frame {
@@ -75,12 +77,20 @@ impl Universe {
             self.trace.note(self.now, n, WHY, [0; 2]);
             return self.ended(n, frame.content, End::Refused(WHY));
         }
-        // A worker does what it was told before it looks at frames.
-        self.drain(n, worker);
+        // A worker does what it was told before it looks at frames; but now and
+        // then it is told something just after it has looked at its commands.
+        if !self.random.chance(50) {
+            self.drain(n, worker);
+        }
         let Some(node) = &mut self.nodes[n] else {
             return;
         };
-        match node.workers[worker].receive(&frame.bytes) {
+        let one = &mut node.workers[worker];
+        let received = match self.mutant {
+            Some(Mutant::WindowFirst) => one.receive_unproven(&frame.bytes),
+            _ => one.receive(&frame.bytes),
+        };
+        match received {
             Received::Refused(why) => {
                 self.trace.note(self.now, n, why, [0; 2]);
                 self.ended(n, frame.content, End::Refused(why));

@@ -15,6 +15,8 @@ use crate::machine::LinkState;
 pub(super) const LATE: Duration = ms(900);
 /// Most receiving SAs of a pair.
 const RX_SAS_MAX: usize = 16;
+/// Timers of a node between two looks at what it holds.
+const SIZES_EVERY: u32 = 8;
 /// Steps without time that only a timer in the past can make.
 const IDLE_STEPS_MAX: u32 = 10_000;
 
@@ -82,9 +84,14 @@ impl Universe {
 
     /// Bounds of what a node keeps.
     pub(super) fn judge_sizes(&mut self, n: usize) {
-        let Some(node) = &self.nodes[n] else {
+        let Some(node) = &mut self.nodes[n] else {
             return;
         };
+        // Counting takes longer than most of what is counted.
+        node.timers += 1;
+        if !node.timers.is_multiple_of(SIZES_EVERY) {
+            return;
+        }
         let settings = node.machine.settings();
         let peers = usize::from(settings.max_peers);
         let sizes = node.machine.sizes();

@@ -251,6 +251,13 @@ impl Payloads {
         Ok(())
     }
 
+    /// How many did not arrive of those from this one on.
+    pub(super) fn missing_since(&self, first: Serial) -> usize {
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let later = self.all.get(first..).unwrap_or_default();
+        later.iter().filter(|payload| !payload.delivered).count()
+    }
+
     /// Sealed, delivered, and lost by the network.
     pub(super) fn totals(&self) -> (u64, u64, u64) {
         (self.next(), self.delivered, self.lost_by_network)

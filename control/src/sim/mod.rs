@@ -8,6 +8,10 @@
 //! an attacker has recorded. Time only moves to the next thing that happens, and
 //! each step holds what happened against the [`Invariant`]s.
 //!
+//! [`scenario`] draws a whole history from a seed; [`mutants`] lists deliberate
+//! defects, and what shows each of them; [`scale`] counts what many nodes cost.
+//! docs/simulator.md says what is simulated and what is not.
+//!
 //! In no product: this is behind the feature `sim`.
 
 // A defect of the simulator itself may panic.
@@ -33,11 +37,14 @@ mod drive;
 mod invariant;
 mod judge;
 mod ledger;
+pub mod mutants;
 mod network;
 mod node;
 mod queue;
 mod random;
 mod room;
+pub mod scale;
+pub mod scenario;
 mod trace;
 mod worker;
 
@@ -46,10 +53,14 @@ pub use network::Faults;
 pub use node::{Losses, Node};
 pub use random::Seeded;
 
+pub use mutants::Mutant;
+
 use clock::Clock;
 use ledger::{Keys, Messages, Payloads};
+use mutants::Kept;
 use network::Attacker;
 use queue::{Happening, Queue};
+use scale::Meter;
 use trace::Trace;
 
 /// Milliseconds.
@@ -105,10 +116,12 @@ pub struct Universe {
     pub captured: Vec<(Destination, Vec<u8>)>,
     /// Whether they are.
     pub capture: bool,
-    /// Control frames that left, and their bytes.
-    pub control_frames: u64,
-    /// Bytes of them, without outer headers.
-    pub control_bytes: u64,
+    /// If there is one, only links with this place exist.
+    hub: Option<usize>,
+    meter: Option<Meter>,
+    /// The defect that all nodes have that start from now on.
+    pub mutant: Option<Mutant>,
+    kept: Kept,
     attacker: Attacker,
     keys: Keys,
     messages: Messages,
@@ -182,8 +195,10 @@ impl Universe {
             },
             captured: Vec::new(),
             capture: true,
-            control_frames: 0,
-            control_bytes: 0,
+            hub: None,
+            meter: None,
+            mutant: None,
+            kept: Kept::default(),
             attacker: Attacker::default(),
             keys: Keys::default(),
             messages: Messages::default(),
@@ -218,12 +233,15 @@ impl Universe {
         key: &Arc<ClusterKeys>,
         interval: Option<Duration>,
     ) {
-        let seed = self.random.next_u64();
+        let seed = match self.mutant {
+            Some(Mutant::RandomRollback) => self.seed + n as u64,
+            _ => self.random.next_u64(),
+        };
         self.start_from(n, id, key, interval, Seeded::new(seed));
     }
 
     /// The same, with the random numbers of this life.
-    pub(crate) fn start_from(
+    fn start_from(
         &mut self,
         n: usize,
         id: NodeId,
@@ -252,9 +270,13 @@ impl Universe {
             "starts as incarnation",
             [settings.incarnation.0, 0],
         );
-        let machine = Machine::new(settings, local, &mut random);
+        let mut machine = Machine::new(settings, local, &mut random);
+        if let Some(Mutant::Machine(defect)) = self.mutant {
+            machine.plant(defect);
+        }
         self.lives[n] += 1;
         self.nodes[n] = Some(Node::new(n, machine, random));
+        self.restore(n);
         self.input(n, Input::SetMaster(Arc::clone(key)));
     }
 
@@ -337,11 +359,16 @@ impl Universe {
     /// Something for a node's machine; what it wants done is done.
     pub fn input(&mut self, n: usize, input: Input<'_>) {
         let now = self.local(n);
+        let metered = self.meter.as_ref().is_some_and(|meter| meter.is_of(n));
+        let before = metered.then(scale::cpu_time);
         if let Some(node) = &mut self.nodes[n] {
             node.machine.handle(now, &mut node.random, input);
         }
-        self.carry_out(n);
         self.rearm(n);
+        if let (Some(before), Some(meter)) = (before, &mut self.meter) {
+            meter.cpu += scale::cpu_time().saturating_sub(before);
+        }
+        self.carry_out(n);
     }
 
     fn rearm(&mut self, n: usize) {
@@ -444,6 +471,24 @@ impl Universe {
     /// What was kept.
     pub fn trace(&self) -> &[String] {
         self.trace.lines.as_deref().unwrap_or_default()
+    }
+
+    /// Puts a line into the trace, if it is kept.
+    fn say(&mut self, line: String) {
+        if let Some(lines) = &mut self.trace.lines {
+            let at = self.now.elapsed().as_secs_f64();
+            lines.push(format!("{at:14.6} s  {line}"));
+        }
+    }
+
+    /// An operator's request; false if nobody hears it.
+    fn operate(&mut self, n: usize, input: Input<'_>) -> bool {
+        let node = self.nodes[n].as_ref();
+        let hears = node.is_some_and(|node| node.stopped.is_none());
+        if hears {
+            self.input(n, input);
+        }
+        hears
     }
 
     fn later(&mut self, wait: Duration, place: usize, what: Happening) {

@@ -110,6 +110,9 @@ impl Universe {
     }
 
     fn carry(&mut self, n: usize, target: usize, network: Network, frame: &Frame) {
+        if self.hub.is_some_and(|hub| hub != n && hub != target) {
+            return;
+        }
         if let Content::Data(serial) = frame.content {
             self.payloads.copied(serial);
         }

@@ -2,13 +2,16 @@
 //! daemon's hub does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use tipsec_dataplane::command::{Command, CommandSeq, Event, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::counters::{RxDrop, TxDrop};
 use tipsec_dataplane::ids::{Epoch, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::outer::OuterHeader;
+use tipsec_dataplane::window::Window;
 
 use super::address_of;
+use super::mutants::Mutant;
 use super::queue::Happening;
 use super::random::Seeded;
 use super::worker::{ETHERTYPE, Worker, spi};
@@ -76,6 +79,8 @@ pub struct Node {
     pub(super) nobody_there: u64,
     /// What it has not noticed yet, while it is stopped.
     pub(super) stopped: Option<VecDeque<Happening>>,
+    /// Timers of its machine so far.
+    pub(super) timers: u32,
     /// When it last ran again after it was stopped.
     pub(super) resumed_at: Option<Instant>,
 }
@@ -104,6 +109,7 @@ impl Node {
             known: BTreeSet::new(),
             nobody_there: 0,
             stopped: None,
+            timers: 0,
             resumed_at: None,
         }
     }
@@ -122,7 +128,12 @@ impl Node {
 
     /// Has every worker install lanes; their answers are then awaited. False
     /// if one of them is installed already.
-    pub(super) fn install_rx(&mut self, token: Token, lanes: Vec<RxLaneSpec>) -> bool {
+    pub(super) fn install_rx(
+        &mut self,
+        token: Token,
+        lanes: Vec<RxLaneSpec>,
+        mutant: Option<Mutant>,
+    ) -> bool {
         let waiting = Waiting {
             answers: lanes.len() * self.workers.len(),
             then_map: lanes.iter().map(|lane| lane.spi).collect(),
@@ -139,7 +150,10 @@ impl Node {
             new &= self.receiving.insert(lane.spi, receiving).is_none();
             for worker in &mut self.workers {
                 let seq = CommandSeq(token.0);
-                let lane = Box::new(lane.duplicate());
+                let mut lane = Box::new(lane.duplicate());
+                if mutant == Some(Mutant::WindowPerWorker) {
+                    lane.window = Arc::new(Window::new());
+                }
                 worker.commands.push_back(Command::InstallRx { seq, lane });
             }
         }
@@ -210,10 +224,17 @@ impl Node {
 
     /// A worker has answered; the token that this completes, and whether it
     /// was an installation.
-    pub(super) fn answered(&mut self, seq: CommandSeq) -> Option<(Token, bool)> {
+    pub(super) fn answered(
+        &mut self,
+        seq: CommandSeq,
+        mutant: Option<Mutant>,
+    ) -> Option<(Token, bool)> {
         let token = Token(seq.0);
         let waiting = self.waiting.get_mut(&token)?;
-        waiting.answers = waiting.answers.saturating_sub(1);
+        waiting.answers = match mutant {
+            Some(Mutant::FirstAnswer) => 0,
+            _ => waiting.answers.saturating_sub(1),
+        };
         if waiting.answers > 0 {
             return None;
         }
