@@ -89,7 +89,7 @@ impl AdminClient {
             what: format!("give node {} its master key", self.node),
             detail: error.to_string(),
         })?;
-        self.ask(&Request::MasterSet { key })
+        self.ask(&Request::MasterSet { key, force: false })
     }
 
     /// State of its peers.

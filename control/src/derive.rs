@@ -3,16 +3,23 @@
 //! HKDF-SHA-256 (RFC 5869) and HMAC-SHA-256 (RFC 2104) by ring. Every input
 //! is of fixed width or carries its length, so no two derivations can meet.
 
+use std::sync::Arc;
+
 use ring::{hkdf, hmac};
 use subtle::ConstantTimeEq;
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, MasterId, NodeId, Spi};
+use tipsec_dataplane::phase::Phase;
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_xdp::gate::GateKey;
 use tipsec_xdp::wire::CONTROL_MAC_LEN;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::cluster::ClusterName;
+use crate::master::MasterKey;
+use crate::masters::{Masters, Role};
 
+/// Salt of the extraction from an exchange.
+const CHAIN_SALT: &[u8] = b"tipsec v1 chain";
 /// Salt of the extraction from a master key.
 const MASTER_SALT: &[u8] = b"tipsec v1 master";
 
@@ -95,6 +102,32 @@ impl ClusterKeys {
     }
 }
 
+/// What each master key of a node gives.
+pub type MasterRing = Masters<Arc<ClusterKeys>>;
+
+impl MasterRing {
+    /// Derives the keys of `cluster` from each master key.
+    pub fn derive(masters: &Masters<MasterKey>, cluster: &ClusterName) -> Self {
+        masters.map(|key| Arc::new(ClusterKeys::derive(key.octets(), cluster)))
+    }
+
+    /// The keys' public names.
+    pub fn ids(&self) -> Masters<MasterId> {
+        self.map(|keys| keys.id())
+    }
+
+    /// What the key of this name gives, if it is held.
+    pub fn named(&self, id: MasterId) -> Option<&Arc<ClusterKeys>> {
+        let keys = self.iter().map(|(_, keys)| keys);
+        keys.into_iter().find(|keys| keys.id() == id)
+    }
+
+    /// The role of the key of this name, if it is held.
+    pub fn role_of(&self, id: MasterId) -> Option<Role> {
+        self.ids().role_of(id)
+    }
+}
+
 /// HMAC-SHA-256 cut to 128 bits.
 pub struct MacKey(hmac::Key);
 
@@ -127,9 +160,54 @@ impl Sek {
         Self(bytes)
     }
 
+    /// A second copy, for the SA's life: the offer ends with its message.
+    pub fn duplicate(&self) -> Self {
+        Self(self.0)
+    }
+
     /// For the offer.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// What an exchange leaves to the next ones of the same pair: a secret that
+/// nobody has who was in neither, master key or not.
+pub struct Chain {
+    id: u64,
+    secret: Zeroizing<[u8; 32]>,
+}
+
+impl Chain {
+    /// The chain of an exchange: of its handshake hash, and of the SEKs for what
+    /// the initiator and what the responder sends.
+    pub fn of_exchange(handshake_hash: &[u8; 32], initiator: &Sek, responder: &Sek) -> Self {
+        let mut input = Zeroizing::new([0; 96]);
+        input[..32].copy_from_slice(handshake_hash);
+        input[32..64].copy_from_slice(initiator.bytes());
+        input[64..].copy_from_slice(responder.bytes());
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, CHAIN_SALT).extract(&*input);
+        let mut secret = Zeroizing::new([0; 32]);
+        expand(&prk, &[b"tipsec v1 chain secret"], &mut *secret);
+        let mut id = [0; 8];
+        expand(&prk, &[b"tipsec v1 chain id"], &mut id);
+        // 0 says that an exchange is bare.
+        let id = u64::from_be_bytes(id).max(1);
+        Self { id, secret }
+    }
+
+    /// The chain's public name; never 0.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The pre-shared key of an exchange that builds on this chain, under the
+    /// master key that gives this `psk`.
+    pub fn psk(&self, psk: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &*self.secret).extract(psk);
+        let mut chained = Zeroizing::new([0; 32]);
+        expand(&prk, &[b"tipsec v1 chained psk"], &mut *chained);
+        chained
     }
 }
 
@@ -151,7 +229,7 @@ pub struct LaneBinding<'a> {
     /// Which of the sender's workers.
     pub lane: LaneIndex,
     /// Which phase.
-    pub phase: u32,
+    pub phase: Phase,
 }
 
 impl LaneBinding<'_> {
@@ -172,7 +250,7 @@ impl LaneBinding<'_> {
                 &self.receiver.1.0.to_be_bytes(),
                 &self.spi.value().to_be_bytes(),
                 &[self.lane.0],
-                &self.phase.to_be_bytes(),
+                &self.phase.0.to_be_bytes(),
             ],
             &mut *okm,
         );
@@ -226,7 +304,7 @@ mod tests {
             receiver: (node(2), Incarnation(12)),
             spi: Spi::new(5).unwrap(),
             lane: LaneIndex(0),
-            phase: 0,
+            phase: Phase::FIRST,
         };
         let sek = Sek::new([9; 32]);
         let variants = [
@@ -266,7 +344,10 @@ mod tests {
                 lane: LaneIndex(1),
                 ..base()
             },
-            LaneBinding { phase: 1, ..base() },
+            LaneBinding {
+                phase: Phase(1),
+                ..base()
+            },
         ];
         let mut keys: Vec<Vec<u8>> = variants
             .iter()

@@ -5,19 +5,20 @@
 
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation, Spi};
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, Spi};
 use tipsec_dataplane::secret::Suite;
 use zeroize::Zeroizing;
 
 use crate::address::{ADDRESS_LEN, ADDRESSES_LEN, Address, Addresses, Network};
 use crate::derive::Sek;
+use crate::masters::{Masters, Role};
 use crate::wire::Reader;
 
 /// Most lanes (sending workers) of a node: an offer names an SPI for each.
 pub const MAX_LANES: usize = 32;
 
 /// Bytes of an offer before its SPIs.
-const OFFER_FIXED_LEN: usize = 4 + 2 + 2 + 1 + 4 + 8 + ADDRESSES_LEN + 32 + 1;
+const OFFER_FIXED_LEN: usize = 4 + 2 + 2 + 1 + 4 + 8 + ADDRESSES_LEN + Holdings::LEN + 32 + 1;
 
 /// Longest offer in bytes; m1 is padded to it, so that no answer is longer
 /// than its question.
@@ -25,6 +26,16 @@ pub const MAX_OFFER_LEN: usize = OFFER_FIXED_LEN + 4 * MAX_LANES;
 
 /// Bytes of a cookie; zero while none is required.
 pub const COOKIE_LEN: usize = 16;
+
+/// Which master keys a node holds, by their public ids, as it tells its peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holdings {
+    /// Grows within an incarnation with each change of what follows: what was
+    /// told earlier is known as such.
+    pub change: u32,
+    /// The ids, by role.
+    pub masters: Masters<MasterId>,
+}
 
 /// Payload of m1.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +50,8 @@ pub struct Start {
     pub lanes: u8,
     /// Where the initiator receives.
     pub addresses: Addresses,
+    /// The initiator's master keys.
+    pub holdings: Holdings,
     /// From a hello, or zero.
     pub cookie: [u8; COOKIE_LEN],
 }
@@ -59,6 +72,8 @@ pub struct Offer {
     pub budget: u64,
     /// Where the issuer receives.
     pub addresses: Addresses,
+    /// The issuer's master keys.
+    pub holdings: Holdings,
     /// The secret of the lanes' keys.
     pub sek: Sek,
     /// One per lane of the sender.
@@ -85,6 +100,8 @@ pub struct Beacon {
     pub network: Network,
     /// Where the sender receives on it.
     pub address: Address,
+    /// The sender's master keys.
+    pub holdings: Holdings,
 }
 
 fn flag(byte: u8) -> Option<bool> {
@@ -99,6 +116,31 @@ fn lanes(byte: u8) -> Option<u8> {
     (1..=MAX_LANES).contains(&usize::from(byte)).then_some(byte)
 }
 
+impl Holdings {
+    /// Bytes of the fields.
+    pub const LEN: usize = 4 + 3 * 8;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        // No key has the id 0 but with a chance of 2^-64.
+        let id = |id: Option<&MasterId>| id.map_or(0, |id| id.0).to_be_bytes();
+        out.extend_from_slice(&self.change.to_be_bytes());
+        out.extend_from_slice(&id(Some(self.masters.active())));
+        out.extend_from_slice(&id(self.masters.staged()));
+        out.extend_from_slice(&id(self.masters.previous()));
+    }
+
+    /// Refuses one key in two roles.
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        let change = fields.u32()?;
+        let active = MasterId(fields.u64()?);
+        let mut other = || fields.u64().map(|id| (id != 0).then_some(MasterId(id)));
+        let masters = Masters::new(active, other()?, other()?);
+        let own_role = |(role, id): (Role, &MasterId)| masters.role_of(*id) == Some(role);
+        let sound = active.0 != 0 && masters.iter().all(own_role);
+        sound.then_some(Self { change, masters })
+    }
+}
+
 impl Start {
     /// The payload, padded to [`MAX_OFFER_LEN`].
     pub fn encode(&self) -> Vec<u8> {
@@ -109,6 +151,7 @@ impl Start {
         out.extend_from_slice(&self.counter.to_be_bytes());
         out.push(self.lanes);
         self.addresses.put(&mut out);
+        self.holdings.put(&mut out);
         out.extend_from_slice(&self.cookie);
         out.resize(MAX_OFFER_LEN, 0);
         out
@@ -129,6 +172,7 @@ impl Start {
             counter: fields.u64()?,
             lanes: lanes(fields.u8()?)?,
             addresses: Addresses::read(&mut fields)?,
+            holdings: Holdings::read(&mut fields)?,
             cookie: fields.array()?,
         };
         fields.zero_padding()?;
@@ -147,6 +191,7 @@ impl Offer {
         out.extend_from_slice(&interval_s(self.rekey_interval).to_be_bytes());
         out.extend_from_slice(&self.budget.to_be_bytes());
         self.addresses.put(&mut out);
+        self.holdings.put(&mut out);
         out.extend_from_slice(self.sek.bytes());
         // Bounded by MAX_LANES, which is below 256.
         #[allow(clippy::cast_possible_truncation)]
@@ -170,6 +215,7 @@ impl Offer {
         };
         let budget = fields.u64()?;
         let addresses = Addresses::read(&mut fields)?;
+        let holdings = Holdings::read(&mut fields)?;
         let sek = Sek::new(fields.array()?);
         let count = lanes(fields.u8()?)?;
         let spis: Vec<Spi> = (0..count)
@@ -188,6 +234,7 @@ impl Offer {
             rekey_interval,
             budget,
             addresses,
+            holdings,
             sek,
             spis,
         })
@@ -229,13 +276,14 @@ impl Hello {
 
 impl Beacon {
     /// Bytes of the body.
-    pub const LEN: usize = 1 + ADDRESS_LEN;
+    pub const LEN: usize = 1 + ADDRESS_LEN + Holdings::LEN;
 
     /// The body.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(Self::LEN);
         out.push(self.network.number());
         self.address.put(&mut out);
+        self.holdings.put(&mut out);
         out
     }
 
@@ -245,6 +293,7 @@ impl Beacon {
         let beacon = Self {
             network: Network::new(fields.u8()?)?,
             address: Address::read(&mut fields)?,
+            holdings: Holdings::read(&mut fields)?,
         };
         fields.end()?;
         Some(beacon)
@@ -260,6 +309,11 @@ mod tests {
     const ADDRESS: Address = Address::Ethernet(MacAddr([2, 0, 0, 0, 0, 9]));
     const ADDRESSES: Addresses = Addresses::one(Network::DEFAULT, ADDRESS);
 
+    const HOLDINGS: Holdings = Holdings {
+        change: 3,
+        masters: Masters::new(MasterId(1), None, Some(MasterId(2))),
+    };
+
     fn offer(lanes: u32) -> Offer {
         Offer {
             epoch: Epoch(7),
@@ -269,6 +323,7 @@ mod tests {
             rekey_interval: Some(Duration::from_secs(600)),
             budget: 1 << 32,
             addresses: ADDRESSES,
+            holdings: HOLDINGS,
             sek: Sek::new([5; 32]),
             spis: (1..=lanes).map(|n| Spi::new(n).unwrap()).collect(),
         }
@@ -282,6 +337,7 @@ mod tests {
             counter: 3,
             lanes: 1,
             addresses: ADDRESSES,
+            holdings: HOLDINGS,
             cookie: [4; 16],
         };
         let bytes = start.encode();
@@ -335,6 +391,7 @@ mod tests {
         let beacon = Beacon {
             network: Network::DEFAULT,
             address: ADDRESS,
+            holdings: HOLDINGS,
         };
         assert_eq!(beacon.encode().len(), Beacon::LEN);
         assert_eq!(Beacon::decode(&beacon.encode()), Some(beacon));
@@ -346,6 +403,31 @@ mod tests {
             ..beacon
         };
         assert_eq!(Beacon::decode(&group.encode()), None, "no group address");
+    }
+
+    #[test]
+    fn holdings_name_each_key_once_and_an_active_one() {
+        let read = |active: u64, staged: u64, previous: u64| {
+            let ids = [active, staged, previous].map(u64::to_be_bytes);
+            let bytes = [&9u32.to_be_bytes()[..], ids.as_flattened()].concat();
+            Holdings::read(&mut Reader::new(&bytes))
+        };
+        let id = |n| (n != 0).then_some(MasterId(n));
+        for (active, staged, previous) in [(1, 0, 0), (1, 2, 0), (1, 0, 2), (1, 2, 3)] {
+            let expected = Holdings {
+                change: 9,
+                masters: Masters::new(MasterId(active), id(staged), id(previous)),
+            };
+            let read = read(active, staged, previous).unwrap();
+            assert_eq!(read, expected);
+            let mut bytes = Vec::new();
+            read.put(&mut bytes);
+            assert_eq!(bytes.len(), Holdings::LEN);
+            assert_eq!(Holdings::read(&mut Reader::new(&bytes)), Some(read));
+        }
+        for (active, staged, previous) in [(0, 1, 0), (1, 1, 0), (1, 0, 1), (1, 2, 2)] {
+            assert_eq!(read(active, staged, previous), None);
+        }
     }
 
     #[test]

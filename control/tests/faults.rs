@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use tipsec_control::machine::{Destination, EventKind, Input, LinkState};
+use tipsec_control::masters::Masters;
 use tipsec_control::sim::{Faults, Seeded, Universe, is_group, master, ms, node_id, to_node};
 use tipsec_control::time::Random;
 use tipsec_xdp::wire::{MESSAGE_M1, OFFSET_MASTER_ID, OFFSET_MESSAGE_TYPE, OFFSET_SENDER};
@@ -267,9 +268,9 @@ fn nothing_is_stuck_after_any_history() {
                 5 => universe.cut.clear(),
                 6 => universe.input(a, Input::RekeyNow),
                 _ => {
-                    universe.input(a, Input::SetMaster(master(2)));
+                    universe.input(a, Input::SetMasters(Masters::only(master(2))));
                     universe.run(ms(pick(3000) as u64));
-                    universe.input(a, Input::SetMaster(master(1)));
+                    universe.input(a, Input::SetMasters(Masters::only(master(1))));
                 }
             }
             let length = if pick(10) < 3 { 30_000 } else { 2_000 };

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tipsec_control::machine::{Count, EventKind, Input, LinkState};
+use tipsec_control::masters::Masters;
 use tipsec_control::sim::{Faults, Losses, Seeded, Universe, master, ms, node_id};
 use tipsec_control::time::Random;
 use tipsec_dataplane::ids::Epoch;
@@ -153,7 +154,7 @@ fn different_masters_never_meet_and_say_so() {
         assert_eq!(view.claimed_master, universe.node(b).machine.master());
         assert_eq!(universe.events(a, EventKind::OtherMaster), 1);
     }
-    universe.input(1, Input::SetMaster(master(1)));
+    universe.input(1, Input::SetMasters(Masters::only(master(1))));
     universe.run_until(2 * SECOND, Universe::all_up);
     assert_eq!(universe.view(0, 1).unwrap().claimed_master, None);
 }
@@ -162,10 +163,10 @@ fn different_masters_never_meet_and_say_so() {
 fn setting_another_master_starts_anew() {
     let mut universe = cluster(12, 2, Some(SECOND));
     universe.run_until(2 * SECOND, Universe::all_up);
-    universe.input(0, Input::SetMaster(master(2)));
+    universe.input(0, Input::SetMasters(Masters::only(master(2))));
     universe.run(2 * SECOND);
     assert!(!universe.is_up(0, 1) && !universe.is_up(1, 0));
-    universe.input(1, Input::SetMaster(master(2)));
+    universe.input(1, Input::SetMasters(Masters::only(master(2))));
     universe.run_until(3 * SECOND, Universe::all_up);
 }
 

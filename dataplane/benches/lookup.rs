@@ -4,16 +4,15 @@
 #![allow(clippy::unwrap_used, missing_docs)] // nobody calls what criterion makes
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tipsec_dataplane::burst::BURST;
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
-use tipsec_dataplane::sa::{RxLane, TxLane};
+use tipsec_dataplane::phase::PhaseBits;
+use tipsec_dataplane::sa::{RxLane, RxShared, TxLane};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::table::{RxTable, TxTable};
-use tipsec_dataplane::window::Window;
 
 #[cfg(feature = "crypto-aws-lc")]
 type Cipher = tipsec_dataplane::aead::aws_lc::AwsLc;
@@ -38,8 +37,9 @@ fn rx_table(lanes: u32) -> RxTable<Cipher> {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(),
-            window: Arc::new(Window::new()),
-            failed_opens_limit: u64::MAX,
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
+            shared: RxShared::of_single_lane(u64::MAX),
         });
         table.insert(lane).unwrap();
     }
@@ -56,6 +56,8 @@ fn tx_table(peers: u16) -> TxTable<Cipher> {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(),
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
             budget: Budget {
                 soft: u64::MAX,
                 hard: u64::MAX,

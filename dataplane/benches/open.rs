@@ -6,7 +6,6 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{PEER, UNBOUNDED, pair, secret};
@@ -18,10 +17,10 @@ use tipsec_dataplane::bearer::memory::Faults;
 use tipsec_dataplane::burst::{BURST, Burst};
 use tipsec_dataplane::command::RxLaneSpec;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, Spi};
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::rx::open_burst;
-use tipsec_dataplane::sa::RxLane;
+use tipsec_dataplane::sa::{RxLane, RxShared};
 use tipsec_dataplane::secret::Suite;
-use tipsec_dataplane::window::Window;
 
 /// Bytes of a plaintext.
 const SIZES: [usize; 3] = [18, 210, 1354];
@@ -34,8 +33,9 @@ fn lane<A: Aead>() -> RxLane<A> {
         epoch: Epoch(1),
         lane: LaneIndex(0),
         secret: secret(Suite::Aes256Gcm, 1),
-        window: Arc::new(Window::new()),
-        failed_opens_limit: u64::MAX,
+        next: None,
+        phase_bits: PhaseBits::PROTOCOL,
+        shared: RxShared::of_single_lane(u64::MAX),
     })
 }
 

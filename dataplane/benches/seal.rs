@@ -18,7 +18,8 @@ use tipsec_dataplane::command::TxLaneSpec;
 use tipsec_dataplane::frame::PAYLOAD_OFFSET;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, Spi};
 use tipsec_dataplane::payload::Payload;
-use tipsec_dataplane::sa::TxLane;
+use tipsec_dataplane::phase::PhaseBits;
+use tipsec_dataplane::sa::{Class, TxLane};
 use tipsec_dataplane::secret::Suite;
 use tipsec_dataplane::tx::{Plain, seal_burst};
 
@@ -33,6 +34,8 @@ fn lane<A: Aead>() -> TxLane<A> {
         epoch: Epoch(1),
         lane: LaneIndex(0),
         secret: secret(Suite::Aes256Gcm, 1),
+        next: None,
+        phase_bits: PhaseBits::PROTOCOL,
         budget: UNBOUNDED,
     })
 }
@@ -79,7 +82,7 @@ fn with<A: Aead>(criterion: &mut Criterion) {
         let mut lane = lane::<A>();
         group.bench_function(BenchmarkId::from_parameter(len), |bencher| {
             bencher.iter(|| {
-                let number = lane.number(payload.len()).unwrap();
+                let number = lane.number(payload.len(), Class::Data).unwrap();
                 let header = number.header();
                 lane.seal(number, &header, &mut payload).unwrap()
             });

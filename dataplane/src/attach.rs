@@ -170,7 +170,7 @@ pub struct Attachment {
     xsks: XskMap<MapData>,
     spis: Array<MapData, u32>,
     gates: HashMap<MapData, u64, [u8; GateKey::LEN]>,
-    peer_buckets: HashMap<MapData, u32, u64>,
+    peer_buckets: HashMap<MapData, u32, config::Buckets>,
     counters: PerCpuArray<MapData, u64>,
     program_id: u32,
     // Last, so that the maps are still whole while the program detaches.
@@ -353,19 +353,19 @@ impl Attachment {
         absent_is_fine(self.gates.remove(&master.0)).map_err(in_map(config::MAP_GATES))
     }
 
-    /// Gives a peer a token bucket of its own, full, unless it has one.
+    /// Gives a peer token buckets of its own, full, unless it has them.
     ///
     /// # Errors
     /// [`MapUpdateError`], also if 4096 peers are listed already.
     pub fn list_peer(&mut self, node: NodeId) -> Result<(), MapUpdateError> {
         const BPF_NOEXIST: u64 = 1;
-        match self.peer_buckets.insert(node.value(), 0, BPF_NOEXIST) {
+        match self.peer_buckets.insert(node.value(), [0; 2], BPF_NOEXIST) {
             Err(MapError::SyscallError(error)) if is(&error.io_error, Errno::EXIST) => Ok(()),
             result => result.map_err(in_map(config::MAP_PEER_BUCKETS)),
         }
     }
 
-    /// The peer shares the bucket of the unlisted again.
+    /// The peer shares the buckets of the unlisted again.
     ///
     /// # Errors
     /// [`MapUpdateError`]; a peer that is not listed is none.

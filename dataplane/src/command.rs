@@ -14,8 +14,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use crate::outer::OuterHeader;
 use crate::payload::Probe;
+use crate::phase::{Phase, PhaseBits};
+use crate::sa::RxShared;
 use crate::secret::LaneSecret;
-use crate::window::Window;
 
 /// Commands that may wait for a worker.
 pub const COMMAND_CAPACITY: usize = 4096;
@@ -40,12 +41,15 @@ pub struct RxLaneSpec {
     pub epoch: Epoch,
     /// Which of the sender's workers.
     pub lane: LaneIndex,
-    /// Key and IV.
+    /// Key and IV of the first phase.
     pub secret: LaneSecret,
+    /// Of the second, staged from the start: a sender that was told of the
+    /// first may enter it.
+    pub next: Option<LaneSecret>,
+    /// Where phases begin in its packet numbers.
+    pub phase_bits: PhaseBits,
     /// Shared by every worker that may receive the lane's frames.
-    pub window: Arc<Window>,
-    /// Failed opens at which the lane stops opening (RFC 9001, 6.6).
-    pub failed_opens_limit: u64,
+    pub shared: Arc<RxShared>,
 }
 
 impl RxLaneSpec {
@@ -58,8 +62,9 @@ impl RxLaneSpec {
             epoch: self.epoch,
             lane: self.lane,
             secret: self.secret.duplicate(),
-            window: Arc::clone(&self.window),
-            failed_opens_limit: self.failed_opens_limit,
+            next: self.next.as_ref().map(LaneSecret::duplicate),
+            phase_bits: self.phase_bits,
+            shared: Arc::clone(&self.shared),
         }
     }
 }
@@ -76,10 +81,24 @@ pub struct TxLaneSpec {
     pub epoch: Epoch,
     /// Which of our workers.
     pub lane: LaneIndex,
+    /// Key and IV of the first phase.
+    pub secret: LaneSecret,
+    /// Of the second.
+    pub next: Option<LaneSecret>,
+    /// Where phases begin in its packet numbers.
+    pub phase_bits: PhaseBits,
+    /// What may be sealed with it in each phase.
+    pub budget: Budget,
+}
+
+/// The key of a lane in one more phase.
+pub struct PhaseSpec {
+    /// The lane.
+    pub spi: Spi,
+    /// The phase: the one after those that the lane has.
+    pub phase: Phase,
     /// Key and IV.
     pub secret: LaneSecret,
-    /// What may be sealed with it.
-    pub budget: Budget,
 }
 
 /// How much one lane may seal in one phase, in packets plus AES blocks.
@@ -87,8 +106,17 @@ pub struct TxLaneSpec {
 pub struct Budget {
     /// From here on [`Event::BudgetLow`] asks for a rekey.
     pub soft: u64,
-    /// Here the lane stops.
+    /// Here the lane enters its next phase, or stops.
     pub hard: u64,
+}
+
+impl Budget {
+    /// Where data enters the next phase, or stops: the last eighth is for
+    /// probes. Without it a lane that has stopped could not ask whether it may
+    /// go on, nor answer its peer.
+    pub const fn data_limit(self) -> u64 {
+        self.hard - self.hard / 8
+    }
 }
 
 /// From the control thread to a worker.
@@ -107,6 +135,15 @@ pub enum Command {
         /// The lane.
         spi: Spi,
     },
+    /// Open frames of this lane's next phase too, and forget the phase before
+    /// the present one. Answered; refused if the lane does not have the phase
+    /// before, or has this one.
+    StageRx {
+        /// Number of the answer.
+        seq: CommandSeq,
+        /// Lane, phase and key.
+        phase: Box<PhaseSpec>,
+    },
     /// Seal on this lane from now on, data included; its predecessor is wiped.
     /// Refused, and answered all the same, if this very SA (SPI, epoch and IV)
     /// was the last that was installed for the peer: an SA is installed once,
@@ -124,6 +161,27 @@ pub enum Command {
         seq: CommandSeq,
         /// To whom.
         peer: PeerIndex,
+    },
+    /// Keep the key of a sending lane's next phase. Answered; refused like
+    /// [`Self::StageRx`], or if the peer's lane is another by now.
+    StageTx {
+        /// Number of the answer.
+        seq: CommandSeq,
+        /// To whom.
+        peer: PeerIndex,
+        /// Lane, phase and key.
+        phase: Box<PhaseSpec>,
+    },
+    /// Let a sending lane go on in phases up to this one: a probe's answer said
+    /// that the receiver holds their keys. Nothing if the peer's lane is
+    /// another by now.
+    AllowPhase {
+        /// To whom.
+        peer: PeerIndex,
+        /// The lane.
+        spi: Spi,
+        /// The highest of them.
+        phase: Phase,
     },
     /// Send what is sealed for a peer this way from now on, or, without a
     /// header, nowhere: then nothing is sealed for it either. Lanes come and go
@@ -168,7 +226,8 @@ pub enum Event {
         seq: CommandSeq,
     },
     /// The command with this number cannot be carried out, and never will be:
-    /// the table has no such place, or the SA was installed before.
+    /// the table has no such place, the SA was installed before, or the phase
+    /// is not the lane's next.
     Refused {
         /// Number of the command.
         seq: CommandSeq,
@@ -189,21 +248,44 @@ pub enum Event {
         /// What it says.
         probe: Probe,
     },
-    /// A sending lane passed its soft budget; said once.
+    /// A sending lane passed the soft budget of a phase; said once a phase.
     BudgetLow {
         /// To whom.
         peer: PeerIndex,
         /// Of which generation.
         epoch: Epoch,
+        /// Whether it may enter its next phase when the rest is spent.
+        next_ready: bool,
     },
-    /// A sending lane reached its hard budget and seals nothing more; said once.
+    /// A sending lane went on in this phase.
+    PhaseEntered {
+        /// To whom.
+        peer: PeerIndex,
+        /// Which.
+        spi: Spi,
+        /// The phase.
+        phase: Phase,
+    },
+    /// A receiving lane opened the first frame of a phase above the first, at
+    /// this worker.
+    PhaseOpened {
+        /// Whose.
+        peer: PeerIndex,
+        /// Which.
+        spi: Spi,
+        /// The phase.
+        phase: Phase,
+    },
+    /// A sending lane has spent its budget for data, may not enter its next
+    /// phase, and seals only probes until it may; said once a phase.
     BudgetSpent {
         /// To whom.
         peer: PeerIndex,
         /// Of which generation.
         epoch: Epoch,
     },
-    /// A receiving lane reached its limit of failed opens; said once.
+    /// A receiving lane reached its SA's limit of failed opens; said once a
+    /// worker.
     OpenLimit {
         /// Whose.
         peer: PeerIndex,
@@ -359,7 +441,7 @@ mod tests {
             probe: Probe {
                 op: crate::payload::ProbeOp::Reply,
                 id,
-                phase: 0,
+                phase: Phase::FIRST,
             },
         }
     }

@@ -54,11 +54,13 @@ reasons! {
         Fragmented = "rx_fragmented",
         /// No lane has this SPI.
         UnknownSpi = "rx_unknown_spi",
+        /// Of a phase whose key the lane does not have: long over, or not begun.
+        UnknownPhase = "rx_unknown_phase",
         /// Seen before, or older than the window.
         Replayed = "rx_replayed",
         /// The tag does not match.
         OpenFailed = "rx_open_failed",
-        /// The lane reached its integrity limit and opens nothing more.
+        /// The SA reached its integrity limit and opens nothing more.
         OpenLimit = "rx_open_limit",
         /// Authentic, but its plaintext has no meaning here.
         BadPayload = "rx_bad_payload",
@@ -83,7 +85,8 @@ reasons! {
         /// A probe for which there is no SA: before the first one with a peer
         /// is complete, or after it was wiped. Who asked asks again.
         ProbeUnanswered = "tx_probe_unanswered",
-        /// The lane spent its budget and the next SA is not there yet.
+        /// The lane spent its budget, and neither the next SA nor leave to enter
+        /// the next phase is there yet.
         BudgetSpent = "tx_budget_spent",
         /// Its destination address belongs to no node.
         UnknownDestination = "tx_unknown_destination",
@@ -108,7 +111,11 @@ impl RxDrop {
     pub const fn is_key_related(self) -> bool {
         matches!(
             self,
-            Self::UnknownSpi | Self::Replayed | Self::OpenFailed | Self::OpenLimit
+            Self::UnknownSpi
+                | Self::UnknownPhase
+                | Self::Replayed
+                | Self::OpenFailed
+                | Self::OpenLimit
         )
     }
 }
@@ -120,8 +127,10 @@ impl TxDrop {
     }
 }
 
-/// Counts of one peer at one worker.
+/// Counts of one peer at one worker. What every frame is counted in stands first
+/// and shares a cache line.
 #[derive(Default, Debug)]
+#[repr(C, align(64))]
 pub struct PeerCounters {
     /// Frames sealed for the peer, probes included.
     pub sealed_frames: Counter,

@@ -23,6 +23,7 @@ pub mod ids;
 pub mod mac;
 pub mod outer;
 pub mod payload;
+pub mod phase;
 pub mod rx;
 pub mod sa;
 pub mod secret;

@@ -1,6 +1,8 @@
 //! What is inside a sealed frame: one byte that says what, then it.
 //!
-//! docs/protocol.md, "Inside a data frame".
+//! docs/protocol.md, "Inside a data frame". Imports phases.
+
+use crate::phase::Phase;
 
 /// Low four bits of the first plaintext byte.
 const KIND_MASK: u8 = 0x0f;
@@ -76,8 +78,8 @@ pub struct Probe {
     /// Chosen by who asks.
     pub id: u64,
     /// Highest phase that the sender of this probe has opened on the lane it
-    /// answers; 0 in a request.
-    pub phase: u32,
+    /// answers, and whose successor it is ready to open; 0 in a request.
+    pub phase: Phase,
 }
 
 impl Probe {
@@ -90,7 +92,7 @@ impl Probe {
             ProbeOp::Request => 1,
             ProbeOp::Reply => 2,
         };
-        bytes[4..8].copy_from_slice(&self.phase.to_be_bytes());
+        bytes[4..8].copy_from_slice(&self.phase.0.to_be_bytes());
         bytes[8..16].copy_from_slice(&self.id.to_be_bytes());
         bytes
     }
@@ -108,7 +110,7 @@ impl Probe {
                 _ => return None,
             },
             id: u64::from_be_bytes([i0, i1, i2, i3, i4, i5, i6, i7]),
-            phase: u32::from_be_bytes([p0, p1, p2, p3]),
+            phase: Phase(u32::from_be_bytes([p0, p1, p2, p3])),
         })
     }
 }
@@ -131,7 +133,7 @@ mod tests {
         let probe = Probe {
             op: ProbeOp::Reply,
             id: 0x0102_0304_0506_0708,
-            phase: 9,
+            phase: Phase(9),
         };
         assert_eq!(Probe::decode(&probe.encode()), Some(probe));
         assert_eq!(Probe::decode(&probe.encode()[..15]), None);

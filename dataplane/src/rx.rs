@@ -13,7 +13,7 @@ use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::aead::Aead;
 use crate::bearer::{FrameMemory, FrameToken};
-use crate::burst::Burst;
+use crate::burst::{Ahead, Burst};
 use crate::command::Event;
 use crate::counters::{RxDrop, WorkerCounters};
 use crate::frame::DataHeader;
@@ -140,7 +140,8 @@ impl Admitted {
 
 /// Opens received frames from the front of `received` as long as `opened` has
 /// room; what does not fit stays in `received`. `events` gets
-/// [`Event::FirstOpen`] and [`Event::OpenLimit`], each once a lane.
+/// [`Event::FirstOpen`] and [`Event::OpenLimit`], each once a lane, and
+/// [`Event::PhaseOpened`] once a phase.
 // The borrows end with the call, so a struct of them would only rename them.
 #[allow(clippy::too_many_arguments)]
 pub fn open_burst<A: Aead, M: FrameMemory>(
@@ -179,20 +180,36 @@ pub fn open_burst<A: Aead, M: FrameMemory>(
         }
     }
 
-    // Lookups side by side, so that their cache misses overlap, and the replay
-    // check, which spares an attacker's copies the cipher.
+    // What the lanes point to. A pass of its own, so that the misses of many
+    // lanes overlap.
+    let mut keys = Ahead::new();
+    for (at, header) in headers.iter().enumerate() {
+        if let Some(header) = header
+            && keys.note(at, header.spi)
+            && let Some(lane) = table.lane(header.spi)
+        {
+            lane.prefetch_window(header.packet_number);
+            counters.prefetch(lane.peer());
+        }
+    }
+
+    // Lookups, and the replay check, which spares an attacker's copies the
+    // cipher.
     let mut burst: Burst<Option<Admitted>> = Burst::new();
-    let mut asked = None;
     for header in headers {
-        let first = |spi| asked.replace(spi) != Some(spi);
-        match header.and_then(|header| admit(table, header, first, counters)) {
+        match header.and_then(|header| admit(table, header, counters)) {
             Some(admitted) => burst.push(Some(admitted)),
             None => burst.push(None),
         }
     }
 
     // The cipher.
-    for (frame, candidate) in received.iter_mut().zip(&mut burst) {
+    for (at, (frame, candidate)) in received.iter_mut().zip(&mut burst).enumerate() {
+        keys.reach(at, |spi| {
+            if let Some(lane) = table.lane(spi) {
+                lane.prefetch_key();
+            }
+        });
         if let Some(admitted) = candidate {
             let bytes = memory.segment_mut(frame, 0);
             match open_one(table, bytes, outer_len, &admitted.header, &mut events) {
@@ -248,13 +265,11 @@ fn read_header<M: FrameMemory>(
         .ok_or(RxDrop::Malformed)
 }
 
-/// Finds the lane and asks its window; for the `first` of several frames of one
-/// lane it also asks for what opening takes. Counts what it refuses.
+/// Finds the lane and asks its window. Counts what it refuses.
 #[inline(always)]
 fn admit<A: Aead>(
     table: &RxTable<A>,
     header: DataHeader,
-    first: impl FnOnce(Spi) -> bool,
     counters: &WorkerCounters,
 ) -> Option<Admitted> {
     let Some(lane) = table.lane(header.spi) else {
@@ -262,10 +277,6 @@ fn admit<A: Aead>(
         return None;
     };
     let peer = lane.peer();
-    if first(header.spi) {
-        lane.prefetch();
-        counters.prefetch(peer);
-    }
     if let Err(refused) = lane.check(header.packet_number) {
         counters.peer(peer).rx_drop(refused.into());
         return None;
@@ -394,11 +405,16 @@ fn commit_run<A: Aead>(
         let spi = run.spi;
         events(Event::FirstOpen { peer, spi });
     }
+    if let Some(phase) = lane.phase_opened() {
+        let spi = run.spi;
+        events(Event::PhaseOpened { peer, spi, phase });
+    }
 }
 
 impl From<OpenRefused> for RxDrop {
     fn from(refused: OpenRefused) -> Self {
         match refused {
+            OpenRefused::UnknownPhase => Self::UnknownPhase,
             OpenRefused::Replayed => Self::Replayed,
             OpenRefused::BadTag => Self::OpenFailed,
             OpenRefused::Limit => Self::OpenLimit,

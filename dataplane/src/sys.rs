@@ -13,5 +13,7 @@ pub(crate) mod tun;
 mod wiped;
 
 pub(crate) use prefetch::prefetch;
+#[cfg(feature = "crypto-aws-lc")]
+pub(crate) use prefetch::{prefetch_at, words};
 #[cfg(feature = "crypto-ring")]
 pub(crate) use wiped::Wiped;

@@ -1,16 +1,18 @@
 //! SA tables: receiving lanes by SPI (direct index), sending lanes by peer.
 //!
 //! Of fixed size from construction; nothing here allocates per frame. One
-//! worker owns one of each. Imports `sa` and ids.
+//! worker owns one of each. Imports `sa`, phases and ids.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::aead::Aead;
+use crate::command::PhaseSpec;
 use crate::counters::TxDrop;
 use crate::ids::{Epoch, NodeId, PeerIndex, Spi};
 use crate::outer::OuterHeader;
-use crate::sa::{RxLane, TxLane};
+use crate::phase::{Phase, StageRefused};
+use crate::sa::{Class, RxLane, TxLane};
 use crate::sys;
 
 /// Why a lane was not installed.
@@ -36,12 +38,13 @@ pub enum InstallRefused {
 
 /// Receiving lanes, by the index part of their SPI.
 pub struct RxTable<A: Aead> {
-    slots: Box<[Option<Box<RxLane<A>>>]>,
+    slots: Box<[Option<RxLane<A>>]>,
     lanes: usize,
 }
 
 impl<A: Aead> RxTable<A> {
-    /// A table for SPIs with an index below `size`; 8 bytes each.
+    /// A table for SPIs with an index below `size`; 128 bytes each, lane
+    /// included, so that a lookup waits for no pointer.
     pub fn new(size: usize) -> Self {
         Self {
             slots: std::iter::repeat_with(|| None).take(size).collect(),
@@ -67,7 +70,7 @@ impl<A: Aead> RxTable<A> {
             Some(present) if present.spi() == spi => Err(InstallRefused::InstalledBefore(spi)),
             Some(present) => Err(InstallRefused::Occupied(present.spi())),
             None => {
-                *slot = Some(Box::new(lane));
+                *slot = Some(lane);
                 self.lanes += 1;
                 Ok(())
             }
@@ -87,25 +90,35 @@ impl<A: Aead> RxTable<A> {
         true
     }
 
-    /// Starts to load the lane that this SPI may name into the cache.
+    /// Gives a lane the key of its next phase.
+    ///
+    /// # Errors
+    /// [`StageRefused`]; then nothing is changed.
+    pub fn stage(&mut self, phase: &PhaseSpec) -> Result<(), StageRefused> {
+        let lane = self.lane_mut(phase.spi);
+        lane.ok_or(StageRefused::NoLane(phase.spi))?.stage(phase)
+    }
+
+    /// Starts to load the lane that this SPI may name into the cache. Touches
+    /// nothing, not even the table.
     #[inline]
     pub fn prefetch(&self, spi: Spi) {
-        if let Some(Some(lane)) = self.slots.get(spi.index()) {
-            sys::prefetch(lane.as_ref());
+        if let Some(slot) = self.slots.get(spi.index()) {
+            sys::prefetch(slot);
         }
     }
 
     /// The lane with exactly this SPI: index and generation.
     #[inline]
     pub fn lane(&self, spi: Spi) -> Option<&RxLane<A>> {
-        let lane = self.slots.get(spi.index())?.as_deref()?;
+        let lane = self.slots.get(spi.index())?.as_ref()?;
         (lane.spi() == spi).then_some(lane)
     }
 
     /// The lane with exactly this SPI, to open frames with.
     #[inline]
     pub fn lane_mut(&mut self, spi: Spi) -> Option<&mut RxLane<A>> {
-        let lane = self.slots.get_mut(spi.index())?.as_deref_mut()?;
+        let lane = self.slots.get_mut(spi.index())?.as_mut()?;
         (lane.spi() == spi).then_some(lane)
     }
 
@@ -118,15 +131,6 @@ impl<A: Aead> RxTable<A> {
     pub fn is_empty(&self) -> bool {
         self.lanes == 0
     }
-}
-
-/// What a plaintext is, as far as the lane cares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
-    /// Needs an SA that the peer has confirmed.
-    Data,
-    /// Confirms one.
-    Probe,
 }
 
 /// What the table knows of one peer.
@@ -238,6 +242,28 @@ impl<A: Aead> TxTable<A> {
         entry.lane.take().is_some()
     }
 
+    /// Gives the lane to a peer the key of its next phase.
+    ///
+    /// # Errors
+    /// [`StageRefused`], also if the lane is another by now; then nothing is
+    /// changed.
+    pub fn stage(&mut self, peer: PeerIndex, phase: &PhaseSpec) -> Result<(), StageRefused> {
+        let lane = self.lane_mut(peer);
+        lane.ok_or(StageRefused::NoLane(phase.spi))?.stage(phase)
+    }
+
+    /// Lets the lane to a peer go on in phases up to `phase`, if it is still
+    /// the one with this SPI.
+    pub fn allow_phase(&mut self, peer: PeerIndex, spi: Spi, phase: Phase) {
+        if let Some(lane) = self.lane_mut(peer).filter(|lane| lane.spi() == spi) {
+            lane.allow_phase(phase);
+        }
+    }
+
+    fn lane_mut(&mut self, peer: PeerIndex) -> Option<&mut TxLane<A>> {
+        self.peers.get_mut(usize::from(peer.0))?.lane.as_deref_mut()
+    }
+
     /// Lets data be sealed for a peer, or only probes. Installing a lane
     /// allows data.
     pub fn allow_data(&mut self, peer: PeerIndex, allowed: bool) {
@@ -310,15 +336,14 @@ impl<A: Aead> TxTable<A> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::aead::AnyAead;
     use crate::command::{Budget, RxLaneSpec, TxLaneSpec};
     use crate::ids::LaneIndex;
     use crate::mac::MacAddr;
+    use crate::phase::PhaseBits;
+    use crate::sa::RxShared;
     use crate::secret::{LaneSecret, Suite};
-    use crate::window::Window;
 
     fn node(id: u32) -> NodeId {
         NodeId::new(id).unwrap()
@@ -332,8 +357,9 @@ mod tests {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: LaneSecret::new(Suite::Aes256Gcm, [1; 32], [2; 12]),
-            window: Arc::new(Window::new()),
-            failed_opens_limit: 1,
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
+            shared: RxShared::of_single_lane(1),
         })
     }
 
@@ -345,6 +371,8 @@ mod tests {
             epoch: Epoch(epoch),
             lane: LaneIndex(0),
             secret: LaneSecret::new(Suite::Aes256Gcm, [iv; 32], [iv; 12]),
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
             budget: Budget {
                 soft: u64::MAX,
                 hard: u64::MAX,

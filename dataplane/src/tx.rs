@@ -9,14 +9,14 @@ use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::aead::Aead;
 use crate::bearer::FrameMemory;
-use crate::burst::Burst;
+use crate::burst::{Ahead, Burst};
 use crate::command::Event;
 use crate::counters::{TxDrop, WorkerCounters};
 use crate::frame::{PAYLOAD_OFFSET, frame_start};
 use crate::ids::PeerIndex;
 use crate::outer::{OUTER_LEN_MAX, OuterHeader};
-use crate::sa::{BudgetStep, Numbered, SealRefused, TxLane};
-use crate::table::{Class, TxTable};
+use crate::sa::{BudgetStep, Class, Numbered, SealRefused, TxLane};
+use crate::table::TxTable;
 
 /// A frame that has been sealed: the only thing that a bearer sends.
 pub struct Sealed<F> {
@@ -90,7 +90,7 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     mut events: impl FnMut(Event),
 ) {
     let count = plain.len().min(sealed.remaining_capacity());
-    prefetch(table, counters, &plain[..count]);
+    let mut keys = prefetch(table, counters, &plain[..count]);
 
     // Numbers and headers. The cipher reads its header back from the frame
     // much later, when the stores are done: read at once it would wait for
@@ -112,7 +112,12 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     }
 
     // The cipher.
-    for (mut item, number) in plain.drain(..count).zip(numbers) {
+    for (at, (mut item, number)) in plain.drain(..count).zip(numbers).enumerate() {
+        keys.reach(at, |peer| {
+            if let Some(lane) = table.lane(peer) {
+                lane.prefetch_key();
+            }
+        });
         let Some(number) = number else {
             memory.release(item.frame);
             continue;
@@ -134,22 +139,22 @@ pub fn seal_burst<A: Aead, M: FrameMemory>(
     }
 }
 
-/// Side by side, so that the cache misses of many peers overlap: each entry's
-/// lane, then each lane's key. Once for neighbours of one peer: asking again
-/// for what was just asked for costs as much as needing it.
+/// Side by side, so that the cache misses of many peers overlap. Returns whose
+/// keys are needed when.
 #[inline]
-fn prefetch<A: Aead, F>(table: &TxTable<A>, counters: &WorkerCounters, plain: &[Plain<F>]) {
-    let mut asked: Burst<PeerIndex> = Burst::new();
-    for item in plain {
-        if asked.last() != Some(&item.to) {
+fn prefetch<A: Aead, F>(
+    table: &TxTable<A>,
+    counters: &WorkerCounters,
+    plain: &[Plain<F>],
+) -> Ahead<PeerIndex> {
+    let mut keys = Ahead::new();
+    for (at, item) in plain.iter().enumerate() {
+        if keys.note(at, item.to) {
             table.prefetch(item.to);
             counters.prefetch(item.to);
-            asked.push(item.to);
         }
     }
-    for lane in asked.into_iter().filter_map(|peer| table.lane(peer)) {
-        lane.prefetch();
-    }
+    keys
 }
 
 /// The parts of a frame's memory that sealing writes.
@@ -191,7 +196,8 @@ fn write_headers<A: Aead, M: FrameMemory>(
         return Err(TxDrop::TooShort);
     }
     let parts = Parts::of(memory.room_mut(&mut plain.frame), plain.len).ok_or(TxDrop::TooLong)?;
-    let number = lane.number(plain.len).map_err(|refused| match refused {
+    let number = lane.number(plain.len, plain.class);
+    let number = number.map_err(|refused| match refused {
         SealRefused::BudgetSpent => TxDrop::BudgetSpent,
         SealRefused::BadLength => TxDrop::TooLong,
     })?;
@@ -222,9 +228,14 @@ fn tell_budget<A: Aead>(lane: &mut TxLane<A>, events: &mut impl FnMut(Event)) {
     let Some(step) = lane.budget_step() else {
         return;
     };
-    let (peer, epoch) = (lane.peer(), lane.epoch());
+    let (peer, epoch, spi) = (lane.peer(), lane.epoch(), lane.spi());
     events(match step {
-        BudgetStep::Low => Event::BudgetLow { peer, epoch },
+        BudgetStep::Low { next_ready } => Event::BudgetLow {
+            peer,
+            epoch,
+            next_ready,
+        },
         BudgetStep::Spent => Event::BudgetSpent { peer, epoch },
+        BudgetStep::Entered(phase) => Event::PhaseEntered { peer, spi, phase },
     });
 }

@@ -27,6 +27,12 @@ const BLOCK_BITS: u32 = 5;
 /// log2 of the packet numbers that all slots describe at a time.
 const LAP_BITS: u32 = BLOCK_BITS + SLOTS.trailing_zeros();
 
+/// Packet numbers that share a slot of a window.
+pub const BLOCK: u64 = 1 << BLOCK_BITS;
+
+/// Packet numbers after which a window's slots come round again.
+pub const LAP: u64 = 1 << LAP_BITS;
+
 /// Packet numbers that an SA's lane may use: `0..PACKET_NUMBERS`.
 pub const PACKET_NUMBERS: u64 = 1 << (LAP_BITS + 32);
 
@@ -70,11 +76,11 @@ impl Block {
         Some((block, 1 << (packet_number % (1 << BLOCK_BITS))))
     }
 
-    /// The packet numbers' part above `bits`, which a block never straddles.
+    /// The first number of the block's lap, of [`LAP`] numbers. A phase begins
+    /// and ends with a lap, so this number's phase is that of the block's.
     #[inline]
-    pub fn phase(self, bits: u32) -> u32 {
-        // 2^45 numbers: what is left above 32 bits are 13.
-        u32::try_from((self.generation >> 32 << LAP_BITS) >> bits).unwrap_or(u32::MAX)
+    pub fn lap_start(self) -> u64 {
+        self.generation >> 32 << LAP_BITS
     }
 
     /// Those bits of `mask` that a slot of this value does not show as seen,
@@ -125,6 +131,14 @@ impl Window {
             let value = self.slots[usize::from(block.slot)].load(Ordering::Relaxed);
             block.fresh(value, bit) != 0
         })
+    }
+
+    /// Starts to load what [`Self::check`] looks at into the cache.
+    #[inline]
+    pub fn prefetch(&self, packet_number: u64) {
+        if let Some((block, _)) = Block::of(packet_number) {
+            crate::sys::prefetch(&self.slots[usize::from(block.slot)]);
+        }
     }
 
     /// Marks `packet_number` as seen; call only after its frame has opened, or

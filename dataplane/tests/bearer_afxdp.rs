@@ -10,8 +10,6 @@
 
 mod netns;
 
-use std::sync::Arc;
-
 use netns::{ETHERTYPE, NetNs, eventually, is_root, secret, veth_pair};
 use tipsec_dataplane::attach::{Attachment, Interface, Mode};
 use tipsec_dataplane::bearer::xdp::{
@@ -25,11 +23,11 @@ use tipsec_dataplane::frame::PAYLOAD_OFFSET;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::Payload;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::rx::{Opened, open_burst};
-use tipsec_dataplane::sa::{RxLane, TxLane};
+use tipsec_dataplane::sa::{RxLane, RxShared, TxLane};
 use tipsec_dataplane::table::{RxTable, TxTable};
 use tipsec_dataplane::tx::{Plain, Sealed, seal_burst};
-use tipsec_dataplane::window::Window;
 
 #[cfg(feature = "crypto-aws-lc")]
 type Cipher = tipsec_dataplane::aead::aws_lc::AwsLc;
@@ -113,6 +111,8 @@ impl End {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(1),
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
             budget: Budget {
                 soft: u64::MAX,
                 hard: u64::MAX,
@@ -126,8 +126,9 @@ impl End {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(1),
-            window: Arc::new(Window::new()),
-            failed_opens_limit: 1 << 20,
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
+            shared: RxShared::of_single_lane(1 << 20),
         };
         other.rx.insert(RxLane::new(rx)).unwrap();
     }

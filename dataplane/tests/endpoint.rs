@@ -6,7 +6,6 @@ mod common;
 mod endpoints;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Cipher, UNBOUNDED, secret};
@@ -18,8 +17,9 @@ use tipsec_dataplane::counters::{RxDrop, TxDrop};
 use tipsec_dataplane::endpoint::{Endpoint, SendError, Stopped};
 use tipsec_dataplane::frame::MESSAGE_OVERHEAD;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, Spi};
+use tipsec_dataplane::phase::PhaseBits;
+use tipsec_dataplane::sa::RxShared;
 use tipsec_dataplane::secret::Suite;
-use tipsec_dataplane::window::Window;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -343,8 +343,9 @@ fn frames_for_a_tap_that_there_is_not_are_counted() {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(Suite::Aes256Gcm, 1),
-            window: Arc::new(Window::new()),
-            failed_opens_limit: 10,
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
+            shared: RxShared::of_single_lane(10),
         }),
     });
     b.endpoint.poll().unwrap();

@@ -13,6 +13,7 @@ use tipsec_dataplane::bearer::memory::Faults;
 use tipsec_dataplane::command::{Budget, Event, TxLaneSpec};
 use tipsec_dataplane::counters::TxDrop;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, Spi};
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::sa::TxLane;
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::table::InstallRefused;
@@ -60,6 +61,8 @@ fn lane(spi: u32, epoch: u32, seed: u64) -> TxLane<Recorder> {
         epoch: Epoch(epoch),
         lane: LaneIndex(0),
         secret: secret(Suite::Aes256Gcm, seed),
+        next: None,
+        phase_bits: PhaseBits::PROTOCOL,
         budget: UNBOUNDED,
     })
 }

@@ -13,7 +13,6 @@ mod netns;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command as Process;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use netns::{NetNs, PATIENCE, eventually, is_root, secret};
@@ -26,8 +25,9 @@ use tipsec_dataplane::frame::TAP_OVERHEAD;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
+use tipsec_dataplane::phase::PhaseBits;
+use tipsec_dataplane::sa::RxShared;
 use tipsec_dataplane::tap::device::{Tap, TapConfig};
-use tipsec_dataplane::window::Window;
 use tipsec_dataplane::worker::{Polling, Worker, WorkerConfig, WorkerHandle, spawn};
 
 #[cfg(feature = "crypto-aws-lc")]
@@ -120,8 +120,9 @@ impl Node {
                             epoch: Epoch(1),
                             lane: LaneIndex(0),
                             secret: key(),
-                            window: Arc::new(Window::new()),
-                            failed_opens_limit: 1 << 20,
+                            next: None,
+                            phase_bits: PhaseBits::PROTOCOL,
+                            shared: RxShared::of_single_lane(1 << 20),
                         }),
                     })
                     .is_ok()
@@ -149,6 +150,8 @@ impl Node {
                             epoch: Epoch(1),
                             lane: LaneIndex(0),
                             secret: key(),
+                            next: None,
+                            phase_bits: PhaseBits::PROTOCOL,
                             budget: Budget {
                                 soft: u64::MAX,
                                 hard: u64::MAX,

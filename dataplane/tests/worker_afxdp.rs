@@ -25,6 +25,7 @@ use tipsec_dataplane::command::{Command, Event};
 use tipsec_dataplane::counters::{RxDrop, TxDrop};
 use tipsec_dataplane::ids::Spi;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
+use tipsec_dataplane::phase::Phase;
 use tipsec_dataplane::worker::Polling;
 
 fn nodes<A: Aead>(purpose: &str, mode: Mode) -> (Node, Node) {
@@ -298,7 +299,7 @@ fn probes_are_answered_and_reported() {
         let probe = Probe {
             op: ProbeOp::Request,
             id,
-            phase: 0,
+            phase: Phase::FIRST,
         };
         a.send(Command::SendProbe { peer, probe });
     }
@@ -331,7 +332,7 @@ fn unknown_spi_ends_in_the_driver() {
     let probe = Probe {
         op: ProbeOp::Request,
         id: 1,
-        phase: 0,
+        phase: Phase::FIRST,
     };
     a.send(Command::SendProbe {
         peer: Node::peer(&b),
@@ -448,7 +449,7 @@ fn interface_that_goes_down_and_up_again_carries_on() {
         probe: Probe {
             op: ProbeOp::Request,
             id,
-            phase: 0,
+            phase: Phase::FIRST,
         },
     };
     a.send(probe(1));

@@ -11,6 +11,7 @@ use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::{Probe, ProbeOp};
+use tipsec_dataplane::phase::{Phase, PhaseBits};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::tap::TapPort;
 use tipsec_dataplane::tap::vnet::VnetBytes;
@@ -56,6 +57,8 @@ fn stop_gets_through_a_blocked_bearer() {
         epoch: Epoch(1),
         lane: LaneIndex(0),
         secret: LaneSecret::new(Suite::Aes256Gcm, [1; 32], [2; 12]),
+        next: None,
+        phase_bits: PhaseBits::PROTOCOL,
         budget: Budget {
             soft: u64::MAX,
             hard: u64::MAX,
@@ -86,7 +89,7 @@ fn stop_gets_through_a_blocked_bearer() {
                     probe: Probe {
                         op: ProbeOp::Request,
                         id,
-                        phase: 0
+                        phase: Phase::FIRST
                     }
                 })
                 .is_ok()

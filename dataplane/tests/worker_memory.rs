@@ -26,11 +26,12 @@ use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::{Probe, ProbeOp};
+use tipsec_dataplane::phase::{Phase, PhaseBits};
+use tipsec_dataplane::sa::RxShared;
 use tipsec_dataplane::secret::Suite;
 use tipsec_dataplane::tap::TapPort;
 use tipsec_dataplane::tap::coalesce::HOLD;
 use tipsec_dataplane::tap::vnet::{Gso, VnetBytes, VnetHeader};
-use tipsec_dataplane::window::Window;
 use tipsec_dataplane::worker::{Pass, Polling, Worker, WorkerConfig};
 
 thread_local! {
@@ -225,8 +226,9 @@ impl End {
                 epoch: Epoch(1),
                 lane: LaneIndex(0),
                 secret: secret(Suite::Aes128Gcm, seed),
-                window: Arc::new(Window::new()),
-                failed_opens_limit: 1 << 30,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
+                shared: RxShared::of_single_lane(1 << 30),
             }),
         });
         other.pass();
@@ -249,6 +251,8 @@ impl End {
                 epoch: Epoch(1),
                 lane: LaneIndex(0),
                 secret: secret(Suite::Aes128Gcm, seed),
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
                 budget: UNBOUNDED,
             }),
         });
@@ -406,7 +410,7 @@ fn probes_are_answered_at_once() {
         probe: Probe {
             op: ProbeOp::Request,
             id,
-            phase: 0,
+            phase: Phase::FIRST,
         },
     };
     for id in 0..150 {
@@ -467,8 +471,9 @@ fn messages_have_no_receiver_yet() {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(Suite::Aes256Gcm, 1),
-            window: Arc::new(Window::new()),
-            failed_opens_limit: 10,
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
+            shared: RxShared::of_single_lane(10),
         }),
     });
     b.pass();

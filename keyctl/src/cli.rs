@@ -49,25 +49,70 @@ pub(crate) enum Master {
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Give this node its master key: asked for twice, or from a file or
-    /// standard input
-    #[command(
-        after_help = "Forms of a key: `tipsec1:…` as `master generate` prints it; 32 to 128 hex \
+    /// Give this node its first master key: asked for twice, or from elsewhere
+    #[command(after_help = KEY_HELP)]
+    Set(MasterSet),
+    /// Rotation, step 1, on every node: take the next key, and use it only with
+    /// nodes that have it active
+    #[command(after_help = KEY_HELP)]
+    Stage(MasterStage),
+    /// Rotation, step 2, on every node: make the staged key the active one;
+    /// every pair is rekeyed within 60 s
+    Activate,
+    /// Rotation, step 3, on every node: forget the key that was active before
+    Retire {
+        /// Even if nodes still depend on it: their links go down
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show which node holds which key, and what keys frames are sealed under
+    Status,
+}
+
+/// Behind the help of what takes a key.
+const KEY_HELP: &str = "Forms of a key: `tipsec1:…` as `master generate` prints it; 32 to 128 hex \
                       digits; or as for `tipc node set key`, `0x` and hex digits or 20, 28 or 36 \
                       ASCII characters (key and 4 octets of salt, all of which become the master \
-                      key).\n\nA key is never an argument: everybody can see those in `ps`."
-    )]
-    Set(MasterSet),
-}
+                      key).\n\nA key is never an argument: everybody can see those in `ps`.";
 
 #[derive(Args)]
 pub(crate) struct MasterSet {
+    #[command(flatten)]
+    pub(crate) source: KeySource,
+
+    /// Even if the node has another key and links are up: they go down
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct MasterStage {
+    #[command(flatten)]
+    pub(crate) source: KeySource,
+
+    /// In place of the key that is staged
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// Where a key comes from; the prompt unless said otherwise.
+#[derive(Args)]
+pub(crate) struct KeySource {
     /// Read it from a file that only its owner may read
-    #[arg(long, short, value_name = "FILE", conflicts_with = "stdin")]
+    #[arg(long, short, value_name = "FILE", group = "source")]
     pub(crate) file: Option<PathBuf>,
 
+    /// Read it from this open file descriptor
+    #[arg(long, value_name = "N", group = "source")]
+    pub(crate) fd: Option<u32>,
+
+    /// Read it from this credential, in a service of systemd with
+    /// LoadCredential=NAME:FILE
+    #[arg(long, value_name = "NAME", group = "source")]
+    pub(crate) credential: Option<String>,
+
     /// Read it from standard input (or say -)
-    #[arg(long)]
+    #[arg(long, group = "source")]
     pub(crate) stdin: bool,
 
     /// Takes what must not be there, so that the error is ours and does not
@@ -127,7 +172,7 @@ mod tests {
             let Command::Master(Master::Set(set)) = cli.command else {
                 panic!("not master set");
             };
-            assert_eq!(set.arguments, arguments);
+            assert_eq!(set.source.arguments, arguments);
         }
     }
 }

@@ -10,12 +10,13 @@ use tipsec_control::admin::{
     RekeyNowReport, Request, StatusReport, raw_result_from_line, result_from_line,
 };
 use tipsec_control::interval::{format_interval, parse_interval};
+use tipsec_control::key_source;
 use tipsec_control::master::MasterKey;
 
-use crate::cli::{Cli, Command, Events, Master, MasterSet, Rekey};
+use crate::cli::{Cli, Command, Events, KeySource, Master, Rekey};
 use crate::client::Client;
 use crate::error::Error;
-use crate::{key_file, prompt, show};
+use crate::{key_file, prompt, show, show_master};
 
 /// How often `events --follow` asks.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
@@ -32,12 +33,33 @@ pub(crate) fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Error> {
         },
         Command::Master(Master::Set(set)) => {
             let request = Request::MasterSet {
-                key: read_key(set)?,
+                key: read_key(&set.source)?,
+                force: set.force,
             };
             ask(cli, out, &request, |report: &MasterReport| {
                 let state = if report.changed { "set" } else { "unchanged" };
                 format!("master key {state}; master id {}\n", report.master_id)
             })
+        }
+        Command::Master(Master::Stage(stage)) => {
+            let request = Request::MasterStage {
+                key: read_key(&stage.source)?,
+                replace: stage.replace,
+            };
+            ask(cli, out, &request, show_master::staged)
+        }
+        Command::Master(Master::Activate) => ask(
+            cli,
+            out,
+            &Request::MasterActivate {},
+            show_master::activated,
+        ),
+        Command::Master(Master::Retire { force }) => {
+            let request = Request::MasterRetire { force: *force };
+            ask(cli, out, &request, show_master::retired)
+        }
+        Command::Master(Master::Status) => {
+            ask(cli, out, &Request::MasterStatus {}, show_master::status)
         }
         Command::Rekey(Rekey::Interval { interval }) => {
             let interval_s =
@@ -116,21 +138,26 @@ fn print_key(cli: &Cli, out: &mut impl Write) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_key(set: &MasterSet) -> Result<MasterKey, Error> {
-    let dash = matches!(set.arguments.as_slice(), [dash] if dash == "-");
-    if !set.arguments.is_empty() && !dash {
+fn read_key(source: &KeySource) -> Result<MasterKey, Error> {
+    let dash = matches!(source.arguments.as_slice(), [dash] if dash == "-");
+    if !source.arguments.is_empty() && !dash {
         return Err(Error::Usage(
-            "master set takes no key as an argument, because everybody can see it in `ps` and it \
+            "this takes no key as an argument, because everybody can see it in `ps` and it \
              stays in the shell's history; if that was one, make a new key. Give it at the \
-             prompt, with --file FILE, or with --stdin"
+             prompt, or with --file, --fd, --credential or --stdin"
                 .to_owned(),
         ));
     }
-    match &set.file {
-        Some(_) if dash => Err(Error::Usage("give either --file or -, not both".to_owned())),
-        Some(path) => key_file::read_file(path),
-        None if set.stdin || dash => key_file::read_stdin(),
-        None => prompt::ask_twice(),
+    let named = (&source.file, source.fd, &source.credential);
+    match named {
+        (None, None, None) if source.stdin || dash => key_file::read_stdin(),
+        (None, None, None) => prompt::ask_twice(),
+        _ if dash => Err(Error::Usage(
+            "a key comes from one place: say either - or where else".to_owned(),
+        )),
+        (Some(path), ..) => Ok(key_source::from_file(path)?),
+        (_, Some(fd), _) => key_file::read_fd(fd),
+        (.., Some(name)) => Ok(key_source::from_credential(name)?),
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use serde_json::json;
 use tipsec_control::admin::{Failure, ResponseError};
+use tipsec_control::key_source::KeySourceError;
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,12 @@ impl Error {
             Self::Output(_) => json!("output"),
         };
         json!({"error": {"code": code, "message": self.to_string()}}).to_string()
+    }
+}
+
+impl From<KeySourceError> for Error {
+    fn from(error: KeySourceError) -> Self {
+        Self::Usage(error.to_string())
     }
 }
 

@@ -1,60 +1,31 @@
-//! Master keys from and to files and standard input. Imports `error`.
+//! Master keys from descriptors and standard input, and to files. Imports
+//! `error`.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use tipsec_control::key_source;
 use tipsec_control::master::MasterKey;
-use zeroize::Zeroizing;
 
 use crate::error::Error;
 
-/// More bytes than any text form of a key.
-const MAX_INPUT_LEN: usize = 1024;
-
-/// Reads a key from a file that nobody but its owner may read; a pipe, as the
-/// shell makes for `<(…)`, is one too.
-pub(crate) fn read_file(path: &Path) -> Result<MasterKey, Error> {
-    let failed =
-        |error: io::Error| Error::Usage(format!("cannot read {}: {error}", path.display()));
-    let file = std::fs::File::open(path).map_err(failed)?;
-    // Of the open file: the path may lead elsewhere a moment later.
-    let meta = file.metadata().map_err(failed)?;
-    let mode = meta.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(Error::Usage(format!(
-            "{path} may be used by others (mode {mode:04o}), so its key is not taken: `chmod 600 {path}`, \
-             and make a new key if others could read it",
-            path = path.display()
-        )));
-    }
-    if meta.is_dir() {
-        return Err(Error::Usage(format!("{} is a directory", path.display())));
-    }
-    read(file, &path.display().to_string())
-}
-
 /// Reads a key from standard input.
 pub(crate) fn read_stdin() -> Result<MasterKey, Error> {
-    read(io::stdin().lock(), "standard input")
+    Ok(key_source::from_reader(
+        io::stdin().lock(),
+        "standard input",
+    )?)
 }
 
-fn read(source: impl Read, name: &str) -> Result<MasterKey, Error> {
-    // All room at once: a buffer that grows leaves copies of the key.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_INPUT_LEN + 1));
-    source
-        .take(MAX_INPUT_LEN as u64 + 1)
-        .read_to_end(&mut bytes)
+/// Reads a key from a descriptor that the parent has opened for us: whoever
+/// opened it has decided who may read it.
+pub(crate) fn read_fd(fd: u32) -> Result<MasterKey, Error> {
+    let name = format!("descriptor {fd}");
+    let file = File::open(format!("/proc/self/fd/{fd}"))
         .map_err(|error| Error::Usage(format!("cannot read {name}: {error}")))?;
-    if bytes.len() > MAX_INPUT_LEN {
-        return Err(Error::Usage(format!(
-            "{name} is longer than any master key; expected one line with a key"
-        )));
-    }
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| Error::Usage(format!("{name} is not text; expected one line with a key")))?;
-    parse(text, name)
+    Ok(key_source::from_reader(file, &name)?)
 }
 
 /// Reads a key's text; `name` says in errors where it came from.

@@ -3,16 +3,27 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::flag::register_conditional_default;
+use signal_hook::low_level::pipe::register;
 use tipsec_control::master::{MAX_TEXT_LEN, MasterKey};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
 use crate::key_file;
+
+/// Signals that end a process unless it says otherwise, and that somebody may
+/// send while a key is being typed.
+const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 
 const INTERRUPT: u8 = 0x03;
 const END: u8 = 0x04;
@@ -29,8 +40,13 @@ pub(crate) fn ask_twice() -> Result<MasterKey, Error> {
                 .to_owned(),
         ));
     }
-    let key = key_file::parse(&ask(stdin.as_fd(), "Master key: ")?, "what you typed")?;
-    let again = key_file::parse(&ask(stdin.as_fd(), "Once more: ")?, "the second time")?;
+    let signals = Signals::watch()?;
+    let ask = |question| ask(stdin.as_fd(), &signals, question);
+    let key = key_file::parse(&ask("Master key: ")?, "what you typed")?;
+    let again = key_file::parse(&ask("Once more: ")?, "the second time")?;
+    if signals.came() {
+        return Err(interrupted());
+    }
     if key.same_as(&again) {
         Ok(key)
     } else {
@@ -40,16 +56,24 @@ pub(crate) fn ask_twice() -> Result<MasterKey, Error> {
     }
 }
 
-fn ask(terminal: BorrowedFd<'_>, question: &str) -> Result<Zeroizing<String>, Error> {
+fn ask(
+    terminal: BorrowedFd<'_>,
+    signals: &Signals,
+    question: &str,
+) -> Result<Zeroizing<String>, Error> {
     let mut err = io::stderr().lock();
     // A prompt that can't be seen is not worth giving up for.
     let _ = write!(err, "{question}").and_then(|()| err.flush());
     let line = {
         let _hidden = Hidden::new(terminal).map_err(failed)?;
-        read_hidden(|| read_byte(terminal))
+        read_hidden(|| read_byte(terminal, signals))
     };
     let _ = writeln!(err);
     line
+}
+
+fn interrupted() -> Error {
+    Error::Usage("interrupted; nothing was changed".to_owned())
 }
 
 fn failed(error: Errno) -> Error {
@@ -83,9 +107,53 @@ impl Drop for Hidden<'_> {
     }
 }
 
-fn read_byte(terminal: BorrowedFd<'_>) -> Result<Option<u8>, Error> {
+/// While it lives, the signals of [`ENDING`] end the reading and not the
+/// process, which would leave the terminal mute. Later they end it again.
+struct Signals {
+    pipe: UnixStream,
+    end_process: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn watch() -> Result<Self, Error> {
+        let watch = || -> io::Result<Self> {
+            let (pipe, sender) = UnixStream::pair()?;
+            let end_process = Arc::new(AtomicBool::new(false));
+            for signal in ENDING {
+                register_conditional_default(signal, Arc::clone(&end_process))?;
+                register(signal, sender.try_clone()?)?;
+            }
+            Ok(Self { pipe, end_process })
+        };
+        watch().map_err(|error| Error::Usage(format!("cannot watch for signals: {error}")))
+    }
+
+    fn came(&self) -> bool {
+        let mut pipe = [PollFd::new(&self.pipe, PollFlags::IN)];
+        let now = rustix::event::Timespec::default();
+        poll(&mut pipe, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.end_process.store(true, Ordering::Relaxed);
+    }
+}
+
+fn read_byte(terminal: BorrowedFd<'_>, signals: &Signals) -> Result<Option<u8>, Error> {
     let mut byte = [0];
     loop {
+        let mut ready = [
+            PollFd::from_borrowed_fd(terminal, PollFlags::IN),
+            PollFd::new(&signals.pipe, PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(Errno::INTR) if signals.came() => return Err(interrupted()),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(failed(error)),
+        }
         match rustix::io::read(terminal, &mut byte) {
             Ok(0) => return Ok(None),
             Ok(_) => return Ok(Some(byte[0])),
@@ -104,7 +172,7 @@ fn read_hidden(
     while let Some(byte) = next()? {
         match byte {
             b'\r' | b'\n' | END => break,
-            INTERRUPT => return Err(Error::Usage("interrupted; nothing was changed".to_owned())),
+            INTERRUPT => return Err(interrupted()),
             BACKSPACE | DELETE => drop(line.pop()),
             CLEAR => line.clear(),
             b' '..=b'~' if line.len() <= MAX_TEXT_LEN => line.push(char::from(byte)),

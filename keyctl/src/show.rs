@@ -9,10 +9,10 @@ use tipsec_control::interval::format_interval;
 
 use crate::format::{Align, Table, bytes, count, duration_ms, printable};
 
-const NONE: &str = "-";
+pub(crate) const NONE: &str = "-";
 
 /// A value, or a dash.
-fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or(NONE.to_owned(), |value| printable(&value.to_string()))
 }
 

@@ -14,9 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tipsec_control::admin::{
-    ErrorCode, EventReport, EventsReport, Failure, LinkState, MasterReport, PeerReport,
-    PeersReport, RekeyIntervalReport, RekeyNowReport, Reply, Request, Response, StatusReport,
+    ErrorCode, EventReport, EventsReport, Failure, LinkState, MasterIdsReport, MasterReport,
+    MasterStatusReport, MasterStepReport, PeerReport, PeersReport, RekeyIntervalReport,
+    RekeyNowReport, Reply, Request, Response, StatusReport,
 };
 use tipsec_control::master::MasterKey;
 use tipsec_control::shell::admin_server::AdminServer;
@@ -134,13 +136,32 @@ fn answer(request: Request, told: &mut Vec<String>) -> Response {
                 }],
             }))
         }
-        Request::MasterSet { key } => {
-            told.push(format!("{:02x?}", key.octets()));
+        Request::MasterSet { key, force } => {
+            let forced = if force { " by force" } else { "" };
+            told.push(format!("{:02x?}{forced}", key.octets()));
             Ok(Reply::MasterSet(MasterReport {
                 master_id: "0011".to_owned(),
                 changed: true,
             }))
         }
+        Request::MasterStage { key, replace } => {
+            told.push(format!("stage {:02x?} {replace}", key.octets()));
+            Ok(Reply::MasterStep(step(true)))
+        }
+        Request::MasterActivate {} => Ok(Reply::MasterStep(step(false))),
+        Request::MasterRetire { force: true } => Ok(Reply::MasterStep(MasterStepReport {
+            left_behind: vec![1004],
+            ..step(true)
+        })),
+        Request::MasterRetire { force: false } => Err(Failure::new(
+            ErrorCode::InUse,
+            "master key aaaa is still needed: node 1004",
+        )),
+        Request::MasterStatus {} => Ok(Reply::MasterStatus(MasterStatusReport {
+            node: 1001,
+            masters: step(true).masters,
+            ..MasterStatusReport::default()
+        })),
         Request::RekeyInterval { interval_s } => {
             told.push(format!("{interval_s:?}"));
             Ok(Reply::RekeyInterval(RekeyIntervalReport { interval_s }))
@@ -150,6 +171,18 @@ fn answer(request: Request, told: &mut Vec<String>) -> Response {
             "there is no master key yet",
         )),
         Request::RekeyNow {} => Ok(Reply::RekeyNow(RekeyNowReport { started: 3 })),
+    }
+}
+
+fn step(changed: bool) -> MasterStepReport {
+    MasterStepReport {
+        changed,
+        masters: MasterIdsReport {
+            active: Some("bbbb".to_owned()),
+            staged: None,
+            previous: Some("aaaa".to_owned()),
+        },
+        left_behind: Vec::new(),
     }
 }
 
@@ -248,6 +281,80 @@ fn a_master_key_comes_from_a_file_or_standard_input() {
     let output = keyctl(&socket, &["master", "set"], &line);
     assert_failed(&output, 2, "not a terminal");
     assert_eq!(daemon.told(), [""; 0]);
+}
+
+#[test]
+fn a_master_key_comes_from_a_descriptor_or_a_credential() {
+    let daemon = Daemon::new();
+    let path = daemon.directory.file("key", KEY, 0o600);
+    let socket = daemon.directory.0.join("admin.sock");
+    // A descriptor as the shell opens it, and a pipe of its.
+    for redirection in ["3<\"$1\"", "3< <(cat \"$1\")"] {
+        let script = format!("exec \"$0\" --socket \"$2\" master stage --fd 3 {redirection}");
+        let output = Command::new("bash")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_tipsec-keyctl")])
+            .args([&path, &socket])
+            .output()
+            .unwrap();
+        assert_done(&output, "staged");
+        assert_eq!(
+            daemon.told(),
+            [format!("stage {} false", octets_of_key()[0])]
+        );
+    }
+    assert_failed(
+        &daemon.keyctl(&["master", "stage", "--fd", "99"]),
+        2,
+        "descriptor 99",
+    );
+
+    let with_credentials = |name: &str| {
+        Command::new(env!("CARGO_BIN_EXE_tipsec-keyctl"))
+            .env("CREDENTIALS_DIRECTORY", &daemon.directory.0)
+            .arg("--socket")
+            .arg(&socket)
+            .args(["master", "set", "--force", "--credential", name])
+            .output()
+            .unwrap()
+    };
+    assert_done(&with_credentials("key"), "0011");
+    assert_eq!(daemon.told(), [format!("{} by force", octets_of_key()[0])]);
+    assert_failed(&with_credentials("none"), 2, "none: No such file");
+    assert_failed(&with_credentials("../key"), 2, "no name of a credential");
+    let output = daemon.keyctl(&["master", "set", "--credential", "key"]);
+    assert_failed(&output, 2, "LoadCredential=key:FILE");
+    let two = ["master", "set", "--fd", "3", "--stdin"];
+    assert_failed(&daemon.keyctl(&two), 2, "cannot be used with");
+    let output = daemon.keyctl(&["master", "set", "--fd", "0", "-"]);
+    assert_failed(&output, 2, "from one place");
+    assert_eq!(daemon.told(), [""; 0]);
+}
+
+#[test]
+fn a_rotation_is_led_from_step_to_step() {
+    let daemon = Daemon::new();
+    let path = daemon.directory.file("key", KEY, 0o600);
+    let path = path.to_str().unwrap();
+    let output = daemon.keyctl(&["master", "stage", "--replace", "--file", path]);
+    assert_done(&output, "bbbb active, aaaa previous\nnext: stage it");
+    assert_eq!(
+        daemon.told(),
+        [format!("stage {} true", octets_of_key()[0])]
+    );
+    assert_done(&daemon.keyctl(&["master", "activate"]), "unchanged: ");
+    assert_failed(&daemon.keyctl(&["master", "retire"]), 1, "node 1004");
+    let output = daemon.keyctl(&["master", "retire", "--json"]);
+    assert!(stdout(&output).starts_with("{\"error\":{\"code\":\"in-use\""));
+    let output = daemon.keyctl(&["master", "retire", "--force"]);
+    assert_done(&output, "retired");
+    assert!(stdout(&output).contains("node 1004 said last"));
+    assert_done(
+        &daemon.keyctl(&["master", "status"]),
+        "active    1 of 1 nodes hold bbbb",
+    );
+    let output = daemon.keyctl(&["master", "status", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["masters"]["previous"], "aaaa");
 }
 
 #[test]
@@ -367,6 +474,49 @@ fn events_are_followed_until_the_daemon_ends() {
     }
     drop(daemon);
     assert_eq!(child.0.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn a_signal_in_the_hidden_prompt_leaves_the_terminal_as_it_was() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    let directory = Directory::new();
+    let socket = directory.0.join("admin.sock");
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&near).unwrap();
+        unlockpt(&near).unwrap();
+        let name = ptsname(&near, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = fs::File::options().read(true).write(true).open(name);
+        let terminal = terminal.unwrap();
+        let modes = || tcgetattr(&terminal).unwrap().local_modes;
+        let before = modes();
+        assert!(before.contains(LocalModes::ECHO));
+
+        let child = Command::new(env!("CARGO_BIN_EXE_tipsec-keyctl"))
+            .arg("--socket")
+            .arg(&socket)
+            .args(["master", "stage"])
+            .stdin(terminal.try_clone().unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut child = Killed(child);
+        let end = Instant::now() + Duration::from_secs(10);
+        while modes().contains(LocalModes::ECHO) {
+            assert!(Instant::now() < end, "the prompt never hides what is typed");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let pid = rustix::process::Pid::from_child(&child.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+        let status = child.0.wait().unwrap();
+        assert_eq!(modes(), before, "{signal:?} left the terminal mute");
+        assert_eq!(status.code(), Some(2), "{signal:?}");
+        let mut told = String::new();
+        std::io::Read::read_to_string(child.0.stderr.as_mut().unwrap(), &mut told).unwrap();
+        assert!(told.contains("interrupted; nothing was changed"), "{told}");
+    }
 }
 
 /// A child that does not outlive a failed test.

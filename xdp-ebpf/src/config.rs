@@ -6,7 +6,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::bucket::Bucket;
 use crate::gate::GateKey;
-use crate::wire;
+use crate::wire::{self, Kind};
 
 /// The program's name in the object (and, cut to 15 bytes, in the kernel).
 pub const PROGRAM: &str = "tipsec_xdp";
@@ -20,10 +20,13 @@ pub const MAP_SPIS: &str = "SPIS";
 pub const MAP_XSKS: &str = "XSKS";
 /// Hash: master id u64 → [`GateKey`], the masters this node holds.
 pub const MAP_GATES: &str = "GATES";
-/// Hash: node id u32 → bucket state u64 ns; userspace inserts 0 for each peer.
+/// Hash: node id u32 → [`Buckets`]; userspace inserts full ones for each peer.
 pub const MAP_PEER_BUCKETS: &str = "PEER_BUCKETS";
-/// Array\[2\] of bucket state u64 ns: [`SHARED_UNLISTED`], [`SHARED_UNKNOWN_MASTER`].
+/// Array\[2\] of [`Buckets`]: [`SHARED_UNLISTED`], [`SHARED_UNKNOWN_MASTER`].
 pub const MAP_SHARED_BUCKETS: &str = "SHARED_BUCKETS";
+/// LRU hash: gate u64 → bucket state u64 ns, of control frames that were seen
+/// lately and whose gate matched: what is repeated too often ends here.
+pub const MAP_REPEATS: &str = "REPEATS";
 /// Per-CPU array\[[`COUNTERS_LEN`]\] of u64, indexed by counter.
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// The read-only section that holds [`LAYOUT_HASH`] as one u64. Loaders see it
@@ -45,12 +48,30 @@ pub const SHARED_UNLISTED: u32 = 0;
 /// Index of the bucket of frames that name a master not held.
 pub const SHARED_UNKNOWN_MASTER: u32 = 1;
 
-/// Each listed peer: 100 control frames a second, 100 at once.
+/// Entries of [`MAP_REPEATS`], some 80 bytes each. Who wants to be forgotten
+/// needs as many frames that were recorded and still pass the gate.
+pub const REPEATS_LEN: usize = 16_384;
+
+/// States of a pair of buckets in ns, 0 = full: handshakes' and beacons', so that
+/// neither can take the other's share.
+pub type Buckets = [u64; 2];
+
+/// Which of [`Buckets`] a kind of control frame takes from.
+#[inline(always)]
+pub const fn bucket_of(kind: Kind) -> usize {
+    matches!(kind, Kind::Beacon) as usize
+}
+
+/// Each listed peer, for each kind: 100 control frames a second, 100 at once.
 pub const BUCKET_PEER: Bucket = Bucket::new(100, 100);
-/// All unlisted members together: 500 a second, 500 at once.
+/// All unlisted members together, for each kind: 500 a second, 500 at once.
 pub const BUCKET_UNLISTED: Bucket = Bucket::new(500, 500);
-/// All frames under an unknown master together: 10 a second, for diagnosis.
+/// All frames under an unknown master together, for each kind: 10 a second, for
+/// diagnosis.
 pub const BUCKET_UNKNOWN_MASTER: Bucket = Bucket::new(10, 10);
+/// One and the same control frame. A message is repeated byte for byte, at most
+/// eight times in the 5 s of an exchange, and a beacon each second.
+pub const BUCKET_REPEAT: Bucket = Bucket::new(2, 8);
 
 /// What carries frames to one bearer behind Ethernet header and tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +207,8 @@ pub enum Reason {
     BadGate = 11,
     /// Control frame over its token bucket's rate.
     Flooded = 12,
+    /// Control frame that was seen too often lately: a replay.
+    Repeated = 13,
 }
 
 impl Accept {
@@ -198,7 +221,7 @@ impl Accept {
 
 impl Reason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::NotForUs,
         Reason::Reflected,
         Reason::BadVersion,
@@ -208,6 +231,7 @@ impl Reason {
         Reason::NoSocket,
         Reason::BadGate,
         Reason::Flooded,
+        Reason::Repeated,
     ];
 
     /// Index into [`MAP_COUNTERS`] and [`COUNTER_NAMES`].
@@ -223,7 +247,7 @@ impl Reason {
 }
 
 /// Number of counters.
-pub const COUNTERS_LEN: usize = 13;
+pub const COUNTERS_LEN: usize = 14;
 /// The counters' names, by index. Every frame counts in exactly one.
 pub const COUNTER_NAMES: [&str; COUNTERS_LEN] = [
     "not_ours",
@@ -239,6 +263,7 @@ pub const COUNTER_NAMES: [&str; COUNTERS_LEN] = [
     "no_socket",
     "bad_gate",
     "flooded",
+    "repeated",
 ];
 
 /// A hash over everything that program and loader must agree on. The loader
@@ -254,8 +279,9 @@ const fn layout_hash() -> u64 {
         (MAP_SPIS, 4, SPIS_LEN),
         (MAP_XSKS, 4, XSKS_LEN),
         (MAP_GATES, size_of::<GateKey>(), GATES_LEN),
-        (MAP_PEER_BUCKETS, 8, PEER_BUCKETS_LEN),
-        (MAP_SHARED_BUCKETS, 8, SHARED_BUCKETS_LEN),
+        (MAP_PEER_BUCKETS, size_of::<Buckets>(), PEER_BUCKETS_LEN),
+        (MAP_SHARED_BUCKETS, size_of::<Buckets>(), SHARED_BUCKETS_LEN),
+        (MAP_REPEATS, 8, REPEATS_LEN),
         (MAP_COUNTERS, 8, COUNTERS_LEN),
     ];
     let mut i = 0;
@@ -353,6 +379,6 @@ mod tests {
             assert_eq!(reason.counter() as usize, i + accepts.len());
         }
         assert_eq!(accepts.len() + Reason::ALL.len(), COUNTERS_LEN);
-        assert_eq!(Reason::Flooded.name(), "flooded");
+        assert_eq!(Reason::Repeated.name(), "repeated");
     }
 }

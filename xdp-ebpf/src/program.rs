@@ -8,15 +8,15 @@ use core::arch::asm;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, XskMap};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, XskMap};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use tipsec_xdp::bucket::Bucket;
 use tipsec_xdp::config::{
-    BUCKET_PEER, BUCKET_UNKNOWN_MASTER, BUCKET_UNLISTED, COUNTERS_LEN, GATES_LEN, LAYOUT_HASH,
-    PEER_BUCKETS_LEN, SHARED_BUCKETS_LEN, SHARED_UNKNOWN_MASTER, SHARED_UNLISTED, SPIS_LEN,
-    XSKS_LEN,
+    BUCKET_PEER, BUCKET_REPEAT, BUCKET_UNKNOWN_MASTER, BUCKET_UNLISTED, Buckets, COUNTERS_LEN,
+    GATES_LEN, LAYOUT_HASH, PEER_BUCKETS_LEN, REPEATS_LEN, SHARED_BUCKETS_LEN,
+    SHARED_UNKNOWN_MASTER, SHARED_UNLISTED, SPIS_LEN, XSKS_LEN, bucket_of,
 };
 use tipsec_xdp::wire::spi_index;
 use tipsec_xdp::{Accept, Config, Control, Frame, GateKey, Reason, Verdict, classify, gate};
@@ -30,9 +30,11 @@ static XSKS: XskMap<XSKS_LEN> = XskMap::new();
 #[btf_map]
 static GATES: HashMap<u64, GateKey, GATES_LEN> = HashMap::new();
 #[btf_map]
-static PEER_BUCKETS: HashMap<u32, u64, PEER_BUCKETS_LEN> = HashMap::new();
+static PEER_BUCKETS: HashMap<u32, Buckets, PEER_BUCKETS_LEN> = HashMap::new();
 #[btf_map]
-static SHARED_BUCKETS: Array<u64, SHARED_BUCKETS_LEN> = Array::new();
+static SHARED_BUCKETS: Array<Buckets, SHARED_BUCKETS_LEN> = Array::new();
+#[btf_map]
+static REPEATS: LruHashMap<u64, u64, REPEATS_LEN> = LruHashMap::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
 
@@ -81,14 +83,16 @@ fn on_data(ctx: &XdpContext, spi: u32) -> u32 {
     }
 }
 
-/// Control frames pass the gate, then a bucket, then go to the kernel, where
-/// the control thread's socket takes them. A function of its own, so that the
+/// Control frames pass the gate, then the memory of frames seen lately, then a
+/// bucket, then go to the kernel, where the control thread's socket takes them. A function of its own, so that the
 /// gate's code is there once and not once per way to find the header.
 #[inline(never)]
 fn on_control(control: &Control<'_>) -> u32 {
     let Some(key) = GATES.get_ptr(control.master_id()) else {
         return match SHARED_BUCKETS.get_ptr_mut(SHARED_UNKNOWN_MASTER) {
-            Some(state) if admit(BUCKET_UNKNOWN_MASTER, state) => accept(Accept::UnknownMaster),
+            Some(states) if admit_kind(BUCKET_UNKNOWN_MASTER, states, control) => {
+                accept(Accept::UnknownMaster)
+            }
             _ => refuse(Reason::Flooded),
         };
     };
@@ -99,10 +103,14 @@ fn on_control(control: &Control<'_>) -> u32 {
     if gate(key, control.clear) != control.gate() {
         return refuse(Reason::BadGate);
     }
+    // Before the buckets: a replay shall not take what its sender may send.
+    if is_repeated(control.gate()) {
+        return refuse(Reason::Repeated);
+    }
     let admitted = match PEER_BUCKETS.get_ptr_mut(control.sender()) {
-        Some(state) => admit(BUCKET_PEER, state),
+        Some(states) => admit_kind(BUCKET_PEER, states, control),
         None => match SHARED_BUCKETS.get_ptr_mut(SHARED_UNLISTED) {
-            Some(state) => admit(BUCKET_UNLISTED, state),
+            Some(states) => admit_kind(BUCKET_UNLISTED, states, control),
             None => false,
         },
     };
@@ -111,6 +119,30 @@ fn on_control(control: &Control<'_>) -> u32 {
     } else {
         refuse(Reason::Flooded)
     }
+}
+
+/// Whether the frame with this gate, which matched, was seen too often lately.
+/// Two cores that see it first at once both let it pass.
+#[inline(always)]
+fn is_repeated(gate: u64) -> bool {
+    match REPEATS.get_ptr_mut(gate) {
+        Some(state) => !admit(BUCKET_REPEAT, state),
+        None => {
+            // SAFETY: the helper takes no arguments and only reads the clock.
+            let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+            let first = BUCKET_REPEAT.admit(0, now_ns).unwrap_or(now_ns);
+            // If it cannot be stored, the buckets still stand.
+            let _ = REPEATS.insert(gate, first, 0);
+            false
+        }
+    }
+}
+
+/// Takes a token from the bucket of the frame's kind.
+#[inline(always)]
+fn admit_kind(bucket: Bucket, states: *mut Buckets, control: &Control<'_>) -> bool {
+    let state = states.cast::<u64>().wrapping_add(bucket_of(control.kind));
+    admit(bucket, state)
 }
 
 /// Takes a token from the bucket at `state`, which other cores use as well.

@@ -9,8 +9,8 @@ use support::kernel::Kernel;
 use support::root_or_skip;
 use tipsec_xdp::Config;
 use tipsec_xdp::config::{
-    MAP_CONFIG, MAP_COUNTERS, MAP_GATES, MAP_LAYOUT, MAP_PEER_BUCKETS, MAP_SHARED_BUCKETS,
-    MAP_SPIS, MAP_XSKS,
+    Buckets, MAP_CONFIG, MAP_COUNTERS, MAP_GATES, MAP_LAYOUT, MAP_PEER_BUCKETS, MAP_REPEATS,
+    MAP_SHARED_BUCKETS, MAP_SPIS, MAP_XSKS,
 };
 
 #[test]
@@ -41,9 +41,11 @@ fn loads_with_aya_and_tells_its_layout() {
     let _: aya::maps::XskMap<_> = ebpf.take_map(MAP_XSKS).unwrap().try_into().unwrap();
     let _: aya::maps::HashMap<_, u64, [u8; 16]> =
         ebpf.take_map(MAP_GATES).unwrap().try_into().unwrap();
-    let _: aya::maps::HashMap<_, u32, u64> =
+    let _: aya::maps::HashMap<_, u32, Buckets> =
         ebpf.take_map(MAP_PEER_BUCKETS).unwrap().try_into().unwrap();
-    let _: aya::maps::Array<_, u64> = ebpf
+    let _: aya::maps::HashMap<_, u64, u64> =
+        ebpf.take_map(MAP_REPEATS).unwrap().try_into().unwrap();
+    let _: aya::maps::Array<_, Buckets> = ebpf
         .take_map(MAP_SHARED_BUCKETS)
         .unwrap()
         .try_into()
@@ -66,6 +68,7 @@ fn libbpf_sees_the_same_maps_and_layout() {
         MAP_GATES,
         MAP_LAYOUT,
         MAP_PEER_BUCKETS,
+        MAP_REPEATS,
         MAP_SHARED_BUCKETS,
         MAP_SPIS,
         MAP_XSKS,

@@ -1,7 +1,6 @@
 //! The burst that goes round: plaintext, sealed, plaintext, by the pipelines
 //! and by the cipher alone. Imports `chunks`, `burst_times`, `sys`.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tipsec_dataplane::aead::{Aead, Nonce};
@@ -14,12 +13,12 @@ use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::Payload;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::rx::{Opened, open_burst};
-use tipsec_dataplane::sa::{PHASE_BITS, RxLane, TxLane};
+use tipsec_dataplane::sa::{RxLane, RxShared, TxLane};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::table::{RxTable, TxTable};
 use tipsec_dataplane::tx::{Plain, Sealed, seal_burst};
-use tipsec_dataplane::window::Window;
 use tipsec_xdp::wire::{DEFAULT_ETHERTYPE, ETH_HEADER_LEN, HEADER_LEN, TAG_LEN};
 
 use super::Outcome;
@@ -161,10 +160,11 @@ impl<A: Aead> Turn<A> {
 
     /// Once through both pipelines: how long each took.
     fn pipelines(&mut self) -> Result<[Duration; 2]> {
-        // A lane ends with its phase; long before that comes the next one.
+        // A lane without a further key ends with its phase; long before that
+        // comes the next one.
         if self
             .turns
-            .is_multiple_of((1 << PHASE_BITS) / BURST as u64 / 2)
+            .is_multiple_of(PhaseBits::PROTOCOL.numbers() / BURST as u64 / 2)
         {
             (self.tx, self.rx) = tables(&self.secret)?;
         }
@@ -269,6 +269,8 @@ fn tables<A: Aead>(secret: &LaneSecret) -> Result<(TxTable<A>, RxTable<A>)> {
         epoch: Epoch(1),
         lane: LaneIndex(0),
         secret: secret.duplicate(),
+        next: None,
+        phase_bits: PhaseBits::PROTOCOL,
         budget: Budget {
             soft: u64::MAX,
             hard: u64::MAX,
@@ -283,8 +285,9 @@ fn tables<A: Aead>(secret: &LaneSecret) -> Result<(TxTable<A>, RxTable<A>)> {
         epoch: Epoch(1),
         lane: LaneIndex(0),
         secret: secret.duplicate(),
-        window: Arc::new(Window::new()),
-        failed_opens_limit: u64::MAX,
+        next: None,
+        phase_bits: PhaseBits::PROTOCOL,
+        shared: RxShared::of_single_lane(u64::MAX),
     }))
     .map_err(refused)?;
     Ok((tx, rx))

@@ -5,7 +5,6 @@
 
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::aead::Aead;
@@ -18,12 +17,12 @@ use tipsec_dataplane::frame::PAYLOAD_OFFSET;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex};
 use tipsec_dataplane::outer::Encapsulation;
 use tipsec_dataplane::payload::Payload;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::rx::{Opened, open_burst};
-use tipsec_dataplane::sa::{RxLane, TxLane};
+use tipsec_dataplane::sa::{RxLane, RxShared, TxLane};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::table::{RxTable, TxTable};
 use tipsec_dataplane::tx::{Plain, Sealed, seal_burst};
-use tipsec_dataplane::window::Window;
 
 use super::accounting::Book;
 use super::ends::{Ends, OVERHEAD, failed, spi_of};
@@ -114,8 +113,9 @@ impl<'a, A: Aead> Tipsec<'a, A> {
                 epoch,
                 lane,
                 secret: secret.duplicate(),
-                window: Arc::new(Window::new()),
-                failed_opens_limit: u64::MAX,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
+                shared: RxShared::of_single_lane(u64::MAX),
             }))
             .map_err(failed("install a lane"))?;
             tx.set_path(peer, Some(self.ends.path()));
@@ -126,6 +126,8 @@ impl<'a, A: Aead> Tipsec<'a, A> {
                 epoch,
                 lane,
                 secret,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
                 budget: Budget {
                     soft: u64::MAX,
                     hard: u64::MAX,

@@ -16,8 +16,9 @@ mod wall_time;
 
 pub use report::{
     AddressReport, BearerReport, BearerState, Counts, EventReport, EventsReport, LinkState,
-    MasterReport, PeerReport, PeersReport, RekeyIntervalReport, RekeyNowReport, StatusReport,
-    TapReport, WorkerReport,
+    MasterIdsReport, MasterPeerReport, MasterReport, MasterStatusReport, MasterStepReport,
+    PeerReport, PeersReport, RekeyIntervalReport, RekeyNowReport, StatusReport, TapReport,
+    WorkerReport,
 };
 pub use wall_time::rfc3339;
 
@@ -51,11 +52,36 @@ pub enum Request {
         #[serde(default = "default_limit")]
         limit: u32,
     },
-    /// Use this master key from now on; answered by a [`MasterReport`].
+    /// Use this master key, the first or in place of all others; answered by a
+    /// [`MasterReport`].
     MasterSet {
         /// The key, in any text form that [`MasterKey::parse`] reads.
         key: MasterKey,
+        /// Even if links go down by it.
+        #[serde(default)]
+        force: bool,
     },
+    /// Take this master key as the next one; answered by a
+    /// [`MasterStepReport`].
+    MasterStage {
+        /// The key.
+        key: MasterKey,
+        /// In place of one that is staged.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Make the staged master key the active one; answered by a
+    /// [`MasterStepReport`].
+    MasterActivate {},
+    /// Forget the previous master key; answered by a [`MasterStepReport`].
+    MasterRetire {
+        /// Even if peers still depend on it.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Master keys of this node and of its peers; answered by a
+    /// [`MasterStatusReport`].
+    MasterStatus {},
     /// Rekey every pair at this interval; answered by a
     /// [`RekeyIntervalReport`].
     RekeyInterval {
@@ -114,7 +140,9 @@ fn data_error(message: &str, line: &[u8]) -> String {
         .iter()
         .any(|s| message.starts_with(s));
     if quotes && line.windows(5).any(|w| w == b"\"key\"" || w == b"maste") {
-        return "master-set takes one field, key: a master key as text".to_owned();
+        return "master-set and master-stage take the field key, a master key as text, and force \
+                or replace, true or false"
+            .to_owned();
     }
     message.chars().take(MAX_LEN).collect()
 }
@@ -135,6 +163,10 @@ pub enum ErrorCode {
     Timeout,
     /// There is no master key yet.
     NoMasterKey,
+    /// The step of a rotation is not the next one.
+    Conflict,
+    /// Peers depend on what is to go; the request's `force` does it anyway.
+    InUse,
     /// The daemon failed: the message says how.
     Internal,
     /// A code of a newer daemon.
@@ -182,6 +214,11 @@ pub enum Reply {
     Events(EventsReport),
     /// To [`Request::MasterSet`].
     MasterSet(MasterReport),
+    /// To [`Request::MasterStage`], [`Request::MasterActivate`] and
+    /// [`Request::MasterRetire`].
+    MasterStep(MasterStepReport),
+    /// To [`Request::MasterStatus`].
+    MasterStatus(MasterStatusReport),
     /// To [`Request::RekeyInterval`].
     RekeyInterval(RekeyIntervalReport),
     /// To [`Request::RekeyNow`].

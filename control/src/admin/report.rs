@@ -230,6 +230,13 @@ pub struct PeerReport {
     pub tx_epoch: Option<u32>,
     /// Epoch of the newest keys that opened a frame of it.
     pub rx_epoch: Option<u32>,
+    /// Highest phase of the keys that frames to it are sealed with, over the
+    /// lanes: 0 unless a budget was spent without a rekey.
+    #[serde(default)]
+    pub tx_phase: Option<u32>,
+    /// Highest phase that opened of the keys with `rx_epoch`.
+    #[serde(default)]
+    pub rx_phase: Option<u32>,
     /// Age of the older of both.
     pub key_age_ms: Option<u64>,
     /// Times that keys were replaced.
@@ -278,6 +285,63 @@ pub struct MasterReport {
     pub master_id: String,
     /// False if it was the master key already.
     pub changed: bool,
+}
+
+/// Public ids of master keys, by role: 16 hex digits each.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MasterIdsReport {
+    /// The key that exchanges are started under; none without any key.
+    pub active: Option<String>,
+    /// The key that is active next.
+    #[serde(default)]
+    pub staged: Option<String>,
+    /// The key that was active before and is not retired yet.
+    #[serde(default)]
+    pub previous: Option<String>,
+}
+
+/// A step of a rotation was taken and stored.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MasterStepReport {
+    /// False if it had been taken before.
+    pub changed: bool,
+    /// What this node holds now.
+    pub masters: MasterIdsReport,
+    /// After `retire`: nodes that hold, as far as they have said, no key of
+    /// this node any more.
+    #[serde(default)]
+    pub left_behind: Vec<u32>,
+}
+
+/// Master keys of this node and of its peers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MasterStatusReport {
+    /// Own node id.
+    pub node: u32,
+    /// What this node holds.
+    pub masters: MasterIdsReport,
+    /// Why the keys are those of the keyring's older copy, if they are.
+    #[serde(default)]
+    pub keyring_damaged: Option<String>,
+    /// Every peer, in order of node id.
+    pub peers: Vec<MasterPeerReport>,
+}
+
+/// Master keys of one peer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MasterPeerReport {
+    /// Its node id.
+    pub node: u32,
+    /// Whether it can be reached.
+    pub link: LinkState,
+    /// The key that the keys of frames to it were made under.
+    pub sa_master_id: Option<String>,
+    /// What it says it holds; none if it has said nothing yet.
+    pub masters: Option<MasterIdsReport>,
+    /// Master key that frames in its name claim and this node doesn't hold.
+    /// Nothing proves the claim.
+    #[serde(default)]
+    pub claimed_master_id: Option<String>,
 }
 
 /// The rekey interval was taken.

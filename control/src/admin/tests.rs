@@ -47,19 +47,37 @@ fn requests_are_read() {
         read(r#"{"op":"rekey-now"}"#),
         Request::RekeyNow {}
     ));
-    let Request::MasterSet { key } = read(&format!(r#"{{"op":"master-set","key":"{KEY_HEX}"}}"#))
+    let Request::MasterSet { key, force: false } =
+        read(&format!(r#"{{"op":"master-set","key":"{KEY_HEX}"}}"#))
     else {
         panic!("not master-set");
     };
     assert_eq!(key.octets(), (0..16).collect::<Vec<u8>>());
+    let line = format!(r#"{{"op":"master-stage","key":"{KEY_HEX}","replace":true}}"#);
+    assert!(matches!(
+        read(&line),
+        Request::MasterStage { replace: true, .. }
+    ));
+    assert!(matches!(
+        read(r#"{"op":"master-activate"}"#),
+        Request::MasterActivate {}
+    ));
+    assert!(matches!(
+        read(r#"{"op":"master-retire"}"#),
+        Request::MasterRetire { force: false }
+    ));
+    assert!(matches!(
+        read(r#"{"op":"master-status"}"#),
+        Request::MasterStatus {}
+    ));
 }
 
 #[test]
 fn a_request_survives_its_line() {
     let key = MasterKey::parse(KEY_HEX).unwrap();
-    let line = Request::MasterSet { key }.to_line().unwrap();
+    let line = Request::MasterSet { key, force: true }.to_line().unwrap();
     assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
-    let Ok(Request::MasterSet { key }) = Request::from_line(&line) else {
+    let Ok(Request::MasterSet { key, force: true }) = Request::from_line(&line) else {
         panic!("not master-set");
     };
     assert!(key.same_as(&MasterKey::parse(KEY_HEX).unwrap()));
@@ -88,6 +106,9 @@ fn bad_requests_say_what_is_wrong() {
         ),
         (r#"{"op":"rekey-interval","interval_s":"10m"}"#, "10m"),
         (r#"{"op":"master-set"}"#, "key"),
+        (r#"{"op":"master-stage"}"#, "key"),
+        (r#"{"op":"master-retire","force":1}"#, "force"),
+        (r#"{"op":"master-activate","key":"0000"}"#, "master-set"),
         (r#"{"op":"master-set","key":"0000"}"#, "2 octets"),
     ] {
         let message = refused(line);
@@ -101,6 +122,8 @@ fn a_refusal_never_repeats_a_key() {
         r#"{"op":"master-set","key":"deadbeef"}"#,
         r#"{"op":"master-set","key":3735928559}"#,
         r#"{"op":"master-set","key":["deadbeef"]}"#,
+        r#"{"op":"master-stage","key":"deadbeef"}"#,
+        r#"{"op":"master-retire","key":"x","force":"deadbeef"}"#,
         r#"{"op":"master-set","deadbeef":"key"}"#,
         r#"{"op":"deadbeef","key":"x"}"#,
         r#"{"op":"rekey-interval","key":"x","interval_s":"deadbeef"}"#,

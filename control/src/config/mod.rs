@@ -17,6 +17,7 @@ use crate::address::Network;
 use crate::admin::DEFAULT_SOCKET;
 use crate::cluster::ClusterName;
 use crate::interval::{DEFAULT_INTERVAL_S, parse_interval};
+use crate::key_source::check_credential_name;
 use crate::keyring::DEFAULT_STATE_DIR;
 use crate::message::MAX_LANES;
 
@@ -38,8 +39,18 @@ pub const DEFAULT_CONFIG: &str = "/etc/tipsec/tipsec.toml";
 /// Link tolerance in milliseconds unless configured.
 pub const DEFAULT_TOLERANCE_MS: u32 = 1500;
 
-/// Most packets that one key may ever seal (docs/protocol.md, "Budgets").
+/// Most packets plus AES blocks that one key may ever seal (docs/protocol.md,
+/// "Budgets").
 pub const MAX_PACKETS_PER_KEY: u64 = 1 << 32;
+
+/// Most frames of one SA that may ever fail to open (the same): far below the
+/// 2^36 at which ChaCha20-Poly1305's bound for forgeries lies, the lowest of
+/// the suites' (RFC 9001, 6.6).
+pub const MAX_FAILED_OPENS: u64 = 1 << 32;
+
+/// Fewest: more than there are lanes and workers, of which each may fail once
+/// after the limit is reached.
+const MIN_FAILED_OPENS: u64 = 4096;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -50,6 +61,8 @@ pub struct Config {
     pub node: NodeId,
     /// Directory of the keyring.
     pub state_dir: PathBuf,
+    /// The credential of systemd that the first master key comes from.
+    pub master_credential: Option<String>,
     /// How workers wait.
     pub polling: Polling,
     /// The operator's socket.
@@ -66,8 +79,10 @@ pub struct Config {
     pub suites: Vec<Suite>,
     /// A peer that answers no probe for so long is down.
     pub tolerance_ms: u32,
-    /// Packets that one key may seal.
+    /// Packets plus AES blocks that one key may seal.
     pub packets_per_key: u64,
+    /// Frames of one SA that may fail to open.
+    pub failed_opens: u64,
     file: String,
     lines: BTreeMap<String, usize>,
 }
@@ -153,6 +168,7 @@ impl Config {
             "polling",
             "spin_us",
             "admin",
+            "master",
             "tap",
             "bearer",
             "rekey",
@@ -173,13 +189,14 @@ impl Config {
         let bearers = read_bearers(&root, &tap, &mut lines)?;
         let (provider, suites) = read_crypto(&root)?;
         let link = root.table("link", &["tolerance_ms"])?;
-        let limits = root.table("limits", &["packets_per_key"])?;
+        let limits = root.table("limits", &["packets_per_key", "failed_opens"])?;
         Ok(Self {
             cluster,
             node: node_id,
             state_dir: or(root.field("state_dir"), DEFAULT_STATE_DIR.into(), |field| {
                 field.parsed("a path", absolute_path)
             })?,
+            master_credential: read_master(&root)?,
             polling: read_polling(&root)?,
             admin: read_admin(&root)?,
             tap,
@@ -195,6 +212,9 @@ impl Config {
                 MAX_PACKETS_PER_KEY,
                 |field| field.integer(1024..=MAX_PACKETS_PER_KEY),
             )?,
+            failed_opens: or(limits.field("failed_opens"), MAX_FAILED_OPENS, |field| {
+                field.integer(MIN_FAILED_OPENS..=MAX_FAILED_OPENS)
+            })?,
             file: file.to_owned(),
             lines,
         })
@@ -247,6 +267,16 @@ impl Config {
             message: message.into(),
         }
     }
+}
+
+fn read_master(root: &Table<'_>) -> Result<Option<String>, ConfigError> {
+    let table = root.table("master", &["credential"])?;
+    or(table.field("credential"), None, |field| {
+        let expected = "the NAME of a credential, as in LoadCredential=NAME:FILE";
+        let name = field.string(expected)?;
+        check_credential_name(name).map_err(|error| field.error(error.to_string()))?;
+        Ok(Some(name.to_owned()))
+    })
 }
 
 fn read_polling(root: &Table<'_>) -> Result<Polling, ConfigError> {

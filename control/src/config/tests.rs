@@ -34,7 +34,7 @@ fn the_example_is_read_and_shows_the_defaults() {
         (
             (
                 config.state_dir.clone(),
-                config.polling,
+                (config.polling, config.master_credential.clone()),
                 config.admin.socket.clone(),
             ),
             (
@@ -49,7 +49,7 @@ fn the_example_is_read_and_shows_the_defaults() {
                 config.rekey_interval_s,
             ),
             (config.provider, config.suites.clone(), config.tolerance_ms),
-            config.packets_per_key,
+            (config.packets_per_key, config.failed_opens),
         )
     };
     assert_eq!(shown(&config), shown(&small));
@@ -66,6 +66,7 @@ fn every_line_of_the_example_that_is_commented_out_works() {
         .flat_map(|line| [line, "\n"])
         .collect();
     let config = parse(&text);
+    assert_eq!(config.master_credential.as_deref(), Some("tipsec-master"));
     assert_eq!(config.admin.group.as_deref(), Some("tipsec"));
     assert_eq!(config.bearers[0].cores, [1]);
     assert_eq!(config.bearers[1].queues, [0, 1]);
@@ -111,7 +112,7 @@ fn as_many_static_peers_as_a_node_keeps_can_be_listed() {
 fn values_other_than_defaults_are_taken() {
     let text = "cluster = 'c'\nnode = 4294967295\npolling = 'spin'\n\
         rekey = { interval = 'off' }\nlink = { tolerance_ms = 200 }\n\
-        limits = { packets_per_key = 1024 }\n\
+        limits = { packets_per_key = 1024, failed_opens = 4096 }\n\
         crypto = { provider = 'aws-lc-rs', suites = ['chacha20-poly1305', 'aes-128-gcm'] }\n\
         [tap]\naddresses = ['fd00::1/64', '10.0.0.1/8']\n\
         [[bearer]]\ninterface = 'enp1s0'\nqueue = 3\nmode = 'native-copy'\nethertype = 0x88B6\n\
@@ -120,6 +121,7 @@ fn values_other_than_defaults_are_taken() {
     assert_eq!(config.polling, Polling::Spin);
     assert_eq!(config.rekey_interval_s, None);
     assert_eq!((config.tolerance_ms, config.packets_per_key), (200, 1024));
+    assert_eq!(config.failed_opens, 4096);
     assert_eq!(config.provider, Provider::AwsLc);
     assert_eq!(config.suites, [Suite::ChaCha20Poly1305, Suite::Aes128Gcm]);
     assert_eq!(config.tap.addresses[0].prefix_len, 64);
@@ -209,6 +211,11 @@ fn errors_name_file_line_key_and_what_was_expected() {
             format!("{top}polling = 'busy'\n{bearer}"),
             "3: polling:",
             "\"spin\"",
+        ),
+        (
+            format!("{top}master = {{ credential = '../key' }}\n{bearer}"),
+            "3: master.credential: \"../key\"",
+            "LoadCredential=NAME:FILE",
         ),
         (
             format!("{top}[bearer]\ninterface = 'a'\n"),
@@ -464,6 +471,11 @@ fn errors_name_file_line_key_and_what_was_expected() {
             format!("{top}{bearer}[limits]\npackets_per_key = 0\n"),
             "6: limits.",
             "1024",
+        ),
+        (
+            format!("{top}{bearer}[limits]\nfailed_opens = 4294967297\n"),
+            "6: limits.failed_opens: 4294967297",
+            "4294967296",
         ),
         (
             format!("{top}{bearer}[admin]\ngroup = ''\n"),

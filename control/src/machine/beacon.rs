@@ -1,5 +1,6 @@
 //! Finding peers: a beacon each second, and what follows from hearing one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation};
@@ -7,12 +8,16 @@ use tipsec_dataplane::ids::{Epoch, Incarnation};
 use super::peer::Peer;
 use super::{Action, Context, Count, Destination, EventKind};
 use crate::address::{Addresses, Network};
+use crate::derive::ClusterKeys;
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::Beacon;
 use crate::time::Instant;
 
 /// Distance of beacons, with jitter.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(900), Duration::from_millis(1100));
+/// Each so many beacons, one is sent under the previous master key too, so that
+/// a node that was down during a rotation can be told of this one.
+const UNDER_PREVIOUS: u32 = 5;
 /// Keys younger than this may just not have been confirmed yet.
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long the higher id waits for the lower one to start.
@@ -21,11 +26,13 @@ const BACKUP_WAIT: Duration = Duration::from_millis(250);
 /// When the next beacon leaves.
 pub(super) struct Beaconing {
     next: Instant,
+    /// Beacons sent.
+    sent: u32,
 }
 
 impl Beaconing {
     pub(super) fn starting(now: Instant) -> Self {
-        Self { next: now }
+        Self { next: now, sent: 0 }
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -37,27 +44,43 @@ impl Beaconing {
             return;
         }
         self.next = cx.now + cx.random.between(INTERVAL.0, INTERVAL.1);
-        let settings = &cx.core.settings;
-        let header = ClearHeader {
-            message: MessageType::Beacon,
-            sender: settings.node,
-            receiver: None,
-            exchange: settings.incarnation.0,
-            epoch: Epoch(0),
-            master: cx.keys.id(),
-            chain: 0,
-            suites: 0,
-        };
-        let addresses = settings.addresses;
-        let clear = encode_clear(&header, Beacon::LEN, &cx.keys);
-        for (network, address) in addresses.iter() {
-            let body = Beacon { network, address }.encode();
-            let frame = encode(MessageType::Beacon, &clear, &body, &cx.keys);
-            cx.core.act(Action::Send {
-                to: Destination::Group(network),
-                frame,
-            });
+        let previous = cx.masters.previous().cloned();
+        let too = previous.filter(|_| self.sent.is_multiple_of(UNDER_PREVIOUS));
+        self.sent = self.sent.wrapping_add(1);
+        let active = Arc::clone(cx.masters.active());
+        for keys in [Some(active), too].into_iter().flatten() {
+            send(cx, &keys);
         }
+    }
+}
+
+/// One beacon on each network.
+fn send(cx: &mut Context<'_>, keys: &ClusterKeys) {
+    let settings = &cx.core.settings;
+    let header = ClearHeader {
+        message: MessageType::Beacon,
+        sender: settings.node,
+        receiver: None,
+        exchange: settings.incarnation.0,
+        epoch: Epoch(0),
+        master: keys.id(),
+        chain: 0,
+        suites: 0,
+    };
+    let addresses = settings.addresses;
+    let holdings = cx.holdings();
+    let clear = encode_clear(&header, Beacon::LEN, keys);
+    for (network, address) in addresses.iter() {
+        let beacon = Beacon {
+            network,
+            address,
+            holdings,
+        };
+        let frame = encode(MessageType::Beacon, &clear, &beacon.encode(), keys);
+        cx.core.act(Action::Send {
+            to: Destination::Group(network),
+            frame,
+        });
     }
 }
 
@@ -85,6 +108,10 @@ impl Peer {
                 .journal
                 .note_rarely(cx.now, kind, Some(self.node), text);
         }
+        if self.is_downgrade(cx, frame.header().master) {
+            // A node that has the active key says the same under that.
+            return cx.core.counts.add(Count::OlderMaster);
+        }
         let incarnation = Incarnation(frame.header().exchange);
         self.beacon_heard = Some(cx.now);
         if self.is_alive_as_other(incarnation) {
@@ -94,6 +121,7 @@ impl Peer {
             }
             return self.suspect(cx, incarnation, None);
         }
+        self.learn_holdings(cx, &beacon.holdings, incarnation, frame.header().master);
         let present = self
             .tx
             .as_ref()

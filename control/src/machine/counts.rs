@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
-        /// A fate of a control frame or an exchange.
+        /// A fate of a control frame or an exchange, or a step in the life of
+        /// keys.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Count { $($(#[$doc])* $variant,)+ }
 
@@ -23,6 +24,9 @@ counts! {
     Malformed = "malformed",
     /// Under a master key that this node does not hold.
     ForeignMaster = "foreign_master",
+    /// A beacon or an exchange under the previous master key from a peer that has
+    /// proved to hold the active one.
+    OlderMaster = "older_master",
     /// The HMAC does not match.
     BadMac = "bad_mac",
     /// To another node.
@@ -51,6 +55,8 @@ counts! {
     Completed = "exchanges_completed",
     /// Exchanges completed that replaced keys of the same life of a peer.
     Rekeyed = "rekeys_completed",
+    /// Phases that sending lanes of this node went on in.
+    PhaseEntered = "phases_entered",
     /// Exchanges given up after 5 s.
     TimedOut = "exchanges_timed_out",
     /// Hellos sent.

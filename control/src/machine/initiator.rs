@@ -1,8 +1,9 @@
 //! Slot I: this node started the exchange.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation};
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
 use tipsec_xdp::wire::CLEAR_HEADER_LEN;
 
 use super::peer::Peer;
@@ -10,13 +11,14 @@ use super::sas::{common_suite, suite_sum};
 use super::timers::Retransmit;
 use super::{Context, Count, EventKind};
 use crate::address::Network;
+use crate::derive::Chain;
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::{COOKIE_LEN, Hello, MAX_OFFER_LEN, Offer, Start};
 use crate::noise::{HANDSHAKE_OVERHEAD, Initiator, TRANSPORT_OVERHEAD};
 use crate::time::Instant;
 
 /// An exchange without an answer is given up after this.
-const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// And tried again after a while between these.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Hellos that one exchange follows.
@@ -35,6 +37,10 @@ pub(super) enum InitiatorSlot {
 /// I1.
 pub(super) struct Started {
     exchange: u64,
+    /// The key that the exchange is under, in all its messages.
+    master: MasterId,
+    /// The chain that the exchange builds on.
+    chain: u64,
     /// `None` only while a message is being read.
     noise: Option<Initiator>,
     m1: Vec<u8>,
@@ -47,6 +53,10 @@ pub(super) struct Started {
 /// I2.
 pub(super) struct Offered {
     exchange: u64,
+    master: MasterId,
+    chain: u64,
+    /// The chain that it leaves.
+    next_chain: u64,
     responder: Incarnation,
     epoch: Epoch,
     m3: Vec<u8>,
@@ -73,6 +83,24 @@ impl InitiatorSlot {
         };
         if other {
             *self = Self::Idle;
+        }
+    }
+
+    /// The master key of the exchange under way.
+    pub(super) fn master(&self) -> Option<MasterId> {
+        match self {
+            Self::Idle => None,
+            Self::Started(started) => Some(started.master),
+            Self::Offered(offered) => Some(offered.master),
+        }
+    }
+
+    /// The chain that the exchange under way builds on.
+    fn chain(&self) -> Option<u64> {
+        match self {
+            Self::Idle => None,
+            Self::Started(started) => Some(started.chain),
+            Self::Offered(offered) => Some(offered.chain),
         }
     }
 
@@ -117,6 +145,8 @@ impl Peer {
         let Some(addresses) = self.addresses else {
             return;
         };
+        let keys = Arc::clone(self.keys_to_start_with(&cx.masters));
+        let (chain, psk) = self.psk_to_start_with(&keys);
         cx.core.m1_counter += 1;
         let settings = &cx.core.settings;
         let start = Start {
@@ -125,6 +155,7 @@ impl Peer {
             counter: cx.core.m1_counter,
             lanes: settings.lane_count(),
             addresses: settings.addresses,
+            holdings: cx.holdings(),
             cookie,
         };
         let header = ClearHeader {
@@ -133,21 +164,22 @@ impl Peer {
             receiver: Some(self.node),
             exchange: cx.random.next_u64(),
             epoch: Epoch(0),
-            master: cx.keys.id(),
-            chain: 0,
+            master: keys.id(),
+            chain,
             suites: suite_sum(&settings.suites),
         };
-        let clear = encode_clear(&header, MAX_OFFER_LEN + HANDSHAKE_OVERHEAD, &cx.keys);
+        let clear = encode_clear(&header, MAX_OFFER_LEN + HANDSHAKE_OVERHEAD, &keys);
         let prologue = prologue(&clear, cx);
-        let Ok((noise, body)) =
-            Initiator::start(cx.keys.psk(), &prologue, cx.random, &start.encode())
+        let Ok((noise, body)) = Initiator::start(&psk, &prologue, cx.random, &start.encode())
         else {
             return cx.core.counts.add(Count::Refused);
         };
-        let m1 = encode(MessageType::M1, &clear, &body, &cx.keys);
+        let m1 = encode(MessageType::M1, &clear, &body, &keys);
         cx.core.ask(&addresses, &m1);
         self.initiator = InitiatorSlot::Started(Box::new(Started {
             exchange: header.exchange,
+            master: keys.id(),
+            chain,
             noise: Some(noise),
             m1,
             responder: self.target,
@@ -159,11 +191,12 @@ impl Peer {
 
     pub(super) fn on_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
         let header = frame.header();
+        let named = (header.exchange, header.master, header.chain);
         match &mut self.initiator {
-            InitiatorSlot::Started(started) if started.exchange == header.exchange => {
+            InitiatorSlot::Started(s) if (s.exchange, s.master, s.chain) == named => {
                 self.accept_m2(cx, frame, by);
             }
-            InitiatorSlot::Offered(offered) if offered.exchange == header.exchange => {
+            InitiatorSlot::Offered(o) if (o.exchange, o.master, o.chain) == named => {
                 cx.core.counts.add(Count::Repeated);
                 self.send_m3(cx, Some(by));
             }
@@ -186,15 +219,22 @@ impl Peer {
             }
         };
         let (exchange, began, hellos) = (started.exchange, started.began, started.hellos);
+        let (master, chain) = (started.master, started.chain);
         // A responder that was not named in m1 answers with a hello, never
         // with m2.
         let responder = started.responder;
         self.initiator = InitiatorSlot::Idle;
         let offer = Offer::decode(&payload).filter(|offer| matches_header(offer, frame));
-        let (Some(offer), Some(responder)) = (offer, responder) else {
+        let keys = cx.masters.named(master).cloned();
+        let (Some(offer), Some(responder), Some(keys)) = (offer, responder, keys) else {
             cx.core.counts.add(Count::Refused);
             return self.retry_later(cx);
         };
+        if self.is_downgrade(cx, master) {
+            // The peer has come by a newer key while m2 was on its way.
+            cx.core.counts.add(Count::OlderMaster);
+            return self.retry_later(cx);
+        }
         let suite = common_suite(&cx.core.settings.suites, offer.suites);
         if !self.allows(cx, &offer) {
             return self.retry_later(cx);
@@ -205,8 +245,12 @@ impl Peer {
             return self.retry_later(cx);
         };
         self.adopt(cx, responder);
-        self.install_tx(cx, &offer, session.hash(), responder);
-        self.install_rx(cx, &answer, session.hash(), responder);
+        self.learn_from_exchange(cx, &offer.holdings, responder, master);
+        let next_chain = Chain::of_exchange(session.hash(), &offer.sek, &answer.sek);
+        let next_chain_id = next_chain.id();
+        self.keep_chain(cx.now, next_chain, false);
+        self.install_tx(cx, &offer, (session.hash(), master), responder);
+        self.install_rx(cx, &answer, (session.hash(), master), responder);
         let payload = answer.encode();
         let Ok(body) = session.seal(&payload) else {
             cx.core.counts.add(Count::Refused);
@@ -218,17 +262,20 @@ impl Peer {
             receiver: Some(self.node),
             exchange,
             epoch: answer.epoch,
-            master: cx.keys.id(),
-            chain: 0,
+            master,
+            chain,
             suites: answer.suite.code(),
         };
         debug_assert_eq!(body.len(), payload.len() + TRANSPORT_OVERHEAD);
-        let clear = encode_clear(&header, body.len(), &cx.keys);
+        let clear = encode_clear(&header, body.len(), &keys);
         self.initiator = InitiatorSlot::Offered(Box::new(Offered {
             exchange,
+            master,
+            chain,
+            next_chain: next_chain_id,
             responder,
             epoch: answer.epoch,
-            m3: encode(MessageType::M3, &clear, &body, &cx.keys),
+            m3: encode(MessageType::M3, &clear, &body, &keys),
             by,
             installed: false,
             began,
@@ -278,7 +325,9 @@ impl Peer {
             && offered.responder == sender
             && epoch >= offered.epoch
         {
+            let chain = offered.next_chain;
             self.initiator = InitiatorSlot::Idle;
+            self.chain_is_shared(chain);
             self.completed(cx);
             self.confirm_awaited(cx);
         }
@@ -288,7 +337,9 @@ impl Peer {
         let Some((exchange, began, hellos)) = self.initiator.under_way() else {
             return cx.core.counts.add(Count::Stale);
         };
-        if exchange != frame.header().exchange {
+        let header = frame.header();
+        // A hello under another key than the exchange's is not its answer.
+        if exchange != header.exchange || self.initiator.master() != Some(header.master) {
             return cx.core.counts.add(Count::Stale);
         }
         let Some(hello) = Hello::decode(frame.body()) else {
@@ -297,6 +348,10 @@ impl Peer {
         if hello.busy || hellos >= MAX_HELLOS {
             self.initiator = InitiatorSlot::Idle;
             return self.retry_later(cx);
+        }
+        let chain = self.initiator.chain();
+        if chain != Some(header.chain) && self.incarnation == Some(hello.incarnation) {
+            self.chain_disowned(cx);
         }
         self.addresses = Some(hello.addresses);
         self.target = Some(hello.incarnation);

@@ -1,16 +1,16 @@
 //! What goes into the machine and what comes out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tipsec_dataplane::command::{RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::command::{PhaseSpec, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::payload::Probe;
+use tipsec_dataplane::phase::{Phase, PhaseBits};
 use tipsec_dataplane::secret::Suite;
 
 use crate::address::{Address, Addresses, Network};
 use crate::cluster::ClusterName;
-use crate::derive::ClusterKeys;
+use crate::derive::MasterRing;
 
 /// What one node is; the interval and the addresses may change in the life of
 /// the process.
@@ -35,8 +35,11 @@ pub struct Settings {
     pub link_tolerance: Duration,
     /// Packets plus AES blocks a lane may seal in one phase.
     pub budget: u64,
-    /// Failed opens, over all workers, after which a receiving lane stops
-    /// (RFC 9001, 6.6).
+    /// Where phases begin in packet numbers: [`PhaseBits::PROTOCOL`], or less in
+    /// simulations.
+    pub phase_bits: PhaseBits,
+    /// Failed opens, over all its lanes and all workers, after which a
+    /// receiving SA stops (RFC 9001, 6.6).
     pub failed_opens_limit: u64,
     /// Most peers, the size of every worker's tables.
     pub max_peers: u16,
@@ -69,7 +72,8 @@ pub enum Input<'a> {
         source: Address,
     },
     /// Every worker has acknowledged, and every map holds, the lanes of
-    /// [`Action::InstallRx`].
+    /// [`Action::InstallRx`]; or every worker has the key of
+    /// [`Action::StageRx`].
     Installed(Token),
     /// Every map and worker has forgotten the lanes of [`Action::RemoveRx`].
     Removed(Token),
@@ -92,17 +96,37 @@ pub enum Input<'a> {
         /// Whose.
         peer: PeerIndex,
     },
-    /// A sending lane passed its soft budget.
+    /// A sending lane passed the soft budget of its phase.
     BudgetLow {
         /// To whom.
         peer: PeerIndex,
+        /// Whether it may enter its next phase when the rest is spent.
+        next_ready: bool,
+    },
+    /// A sending lane went on in this phase.
+    PhaseEntered {
+        /// To whom.
+        peer: PeerIndex,
+        /// Which.
+        spi: Spi,
+        /// The phase.
+        phase: Phase,
+    },
+    /// A receiving lane opened its first frame of this phase, at some worker.
+    PhaseOpened {
+        /// Whose.
+        peer: PeerIndex,
+        /// Which.
+        spi: Spi,
+        /// The phase.
+        phase: Phase,
     },
     /// A sending lane reached its hard budget and has stopped.
     BudgetSpent {
         /// To whom.
         peer: PeerIndex,
     },
-    /// A receiving lane reached its limit of failed opens and has stopped.
+    /// A receiving SA reached its limit of failed opens and has stopped.
     OpenLimit {
         /// Whose.
         peer: PeerIndex,
@@ -113,8 +137,9 @@ pub enum Input<'a> {
     LaneLost(LaneIndex),
     /// This node receives elsewhere from now on: every peer is told.
     SetAddresses(Addresses),
-    /// The operator set the master key.
-    SetMaster(Arc<ClusterKeys>),
+    /// The node holds these master keys from now on: what was made under any
+    /// other is wiped.
+    SetMasters(MasterRing),
     /// The operator set the rekey interval.
     SetRekeyInterval(Option<Duration>),
     /// The operator asks for fresh keys now.
@@ -147,6 +172,14 @@ pub enum Action {
         /// The lanes; each goes to every worker.
         lanes: Vec<RxLaneSpec>,
     },
+    /// Give every worker the key of a receiving lane's next phase, then say
+    /// [`Input::Installed`].
+    StageRx {
+        /// Names the completion.
+        token: Token,
+        /// Lane, phase and key; goes to every worker.
+        phase: PhaseSpec,
+    },
     /// Withdraw lanes, from the maps first, then say [`Input::Removed`].
     RemoveRx {
         /// Names the completion.
@@ -162,6 +195,26 @@ pub enum Action {
         to: Addresses,
         /// The lanes.
         lanes: Vec<TxLaneSpec>,
+    },
+    /// Give a worker the key of its sending lane's next phase.
+    StageTx {
+        /// To whom.
+        peer: PeerIndex,
+        /// On which lane.
+        lane: LaneIndex,
+        /// Lane, phase and key.
+        phase: PhaseSpec,
+    },
+    /// Let a sending lane go on in phases up to this one.
+    AllowPhase {
+        /// To whom.
+        peer: PeerIndex,
+        /// On which lane.
+        lane: LaneIndex,
+        /// Its SPI.
+        spi: Spi,
+        /// The phase.
+        phase: Phase,
     },
     /// Wipe the sending lanes to a peer.
     RemoveTx {

@@ -36,16 +36,31 @@ pub enum EventKind {
     NoPath,
     /// Two nodes run under one id, or somebody poses as a live peer.
     DuplicateNode,
+    /// Somebody answers as a live peer without what the last exchange left.
+    ChainLost,
     /// A node names another master key.
     OtherMaster,
     /// A sending lane nears its budget.
     BudgetLow,
+    /// A sending lane went on in its next phase.
+    PhaseEntered,
     /// A sending lane has stopped.
     BudgetSpent,
-    /// A receiving lane has stopped.
+    /// A receiving SA has stopped.
     OpenLimit,
+    /// An exchange under the previous master key with a peer that has the
+    /// active one.
+    OlderMaster,
     /// The master key was set.
     MasterSet,
+    /// The next master key was staged.
+    MasterStaged,
+    /// The staged master key is the active one now.
+    MasterActivated,
+    /// The previous master key was forgotten.
+    MasterRetired,
+    /// The keyring's newest file is damaged.
+    KeyringDamaged,
     /// The rekey interval was set.
     IntervalSet,
     /// A bearer or a worker failed.
@@ -67,11 +82,18 @@ impl EventKind {
             Self::Unconfirmed => "unconfirmed",
             Self::NoPath => "no-path",
             Self::DuplicateNode => "duplicate-node",
+            Self::ChainLost => "chain-lost",
             Self::OtherMaster => "other-master",
             Self::BudgetLow => "budget-low",
+            Self::PhaseEntered => "phase-entered",
             Self::BudgetSpent => "budget-spent",
             Self::OpenLimit => "open-limit",
+            Self::OlderMaster => "older-master",
             Self::MasterSet => "master-set",
+            Self::MasterStaged => "master-staged",
+            Self::MasterActivated => "master-activated",
+            Self::MasterRetired => "master-retired",
+            Self::KeyringDamaged => "keyring-damaged",
             Self::IntervalSet => "interval-set",
             Self::BearerLost => "bearer-lost",
             Self::BearerChanged => "bearer-changed",

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tipsec_dataplane::ids::LaneIndex;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
+use tipsec_dataplane::phase::Phase;
 
 use super::lanes::ProbeName;
 use super::peer::Peer;
+use super::rotation::After;
 use super::{Action, Context, EventKind};
 use crate::time::Instant;
 
@@ -99,7 +101,7 @@ impl Peer {
         let probe = Probe {
             op: ProbeOp::Request,
             id: ProbeName { number, lane }.to_id(),
-            phase: 0,
+            phase: Phase::FIRST,
         };
         cx.core.act(Action::SendProbe {
             peer: self.index,
@@ -115,6 +117,7 @@ impl Peer {
         }
         self.suspicion_answered(cx, name.number);
         self.note_confirmed(cx, name);
+        self.note_reported(cx, name, probe.phase);
         self.link.heard(cx.now);
         self.link.last_answered = cx.now;
         self.link.proven = Some(name.lane);
@@ -129,6 +132,8 @@ impl Peer {
             if self.start_at.is_none() && self.initiator.is_idle() {
                 self.schedule_rekey(cx);
             }
+            // The first keys may be under another master key than is due by now.
+            self.rotate_if_owed(cx, After::Exchange);
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! | slot, state | event                                | where                            |
 //! |-------------|--------------------------------------|----------------------------------|
-//! | I Idle      | timer, `now`, budget, join, link down | `initiator::start`              |
+//! | I Idle      | timer, `now`, budget, join, link down | `initiator::start`, `chain`     |
 //! | I1          | retransmit timer: same m1            | `initiator::on_timer`            |
 //! | I1          | m2(X) valid / invalid                | `initiator::on_m2`               |
 //! | I1, I2      | hello(X), hello(busy)                | `initiator::on_hello`            |
@@ -20,7 +20,8 @@
 //! | I1, I2      | 5 s                                  | `initiator::on_timer`            |
 //! | R any       | m1 = the current one: stored m2      | `responder::on_m1`               |
 //! | R any       | m1 stale: hello                      | `responder::on_m1`               |
-//! | R any       | bare m1, other incarnation, SA alive | `suspicion`                      |
+//! | R any       | bare m1, SA alive                    | `suspicion`, `chain`             |
+//! | any         | under a key that leads back: refused | `rotation`                       |
 //! | R any       | m1 fresh                             | `responder::on_m1`               |
 //! | R1          | own RX installed: m2                 | `responder::on_installed`        |
 //! | R1          | opens under the offer                | `sas::on_first_open`             |
@@ -34,14 +35,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, LaneIndex, MasterId, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::phase::Phase;
 
 use crate::address::{Address, Addresses, Network};
-use crate::derive::ClusterKeys;
+use crate::derive::MasterRing;
 use crate::frame::{ControlFrame, MessageType};
+use crate::masters::Masters;
 use crate::time::{Instant, Random};
 
 mod beacon;
 mod bucket;
+mod chain;
 mod counts;
 mod defect;
 mod initiator;
@@ -50,7 +54,10 @@ mod journal;
 mod lanes;
 mod link;
 mod peer;
+mod phases;
 mod responder;
+mod rotation;
+mod sa_keys;
 mod sas;
 #[cfg(feature = "sim")]
 mod sizes;
@@ -63,6 +70,7 @@ pub use counts::{Count, Counts};
 pub use interface::{Action, Destination, Input, Settings, Token};
 pub use journal::{EventKind, EventRecord, Journal};
 pub use link::LinkState;
+pub use rotation::Dependent;
 pub use view::PeerView;
 
 #[cfg(feature = "sim")]
@@ -79,7 +87,9 @@ use spi_pool::SpiPool;
 /// What every handler may use, besides its own peer.
 struct Core {
     settings: Settings,
-    keys: Option<Arc<ClusterKeys>>,
+    masters: Option<MasterRing>,
+    /// Grows with each change of the master keys in this incarnation.
+    holdings_change: u32,
     actions: VecDeque<Action>,
     journal: Journal,
     counts: Counts,
@@ -105,6 +115,8 @@ struct Core {
 enum Pending {
     /// The SA with this epoch of this peer is installed.
     Installed(PeerIndex, Epoch),
+    /// Every worker has the key after this phase of this lane.
+    Staged(PeerIndex, Spi, Phase),
     /// These SPIs may rest.
     Removed(Vec<Spi>),
 }
@@ -114,7 +126,7 @@ struct Context<'a> {
     now: Instant,
     random: &'a mut dyn Random,
     core: &'a mut Core,
-    keys: Arc<ClusterKeys>,
+    masters: MasterRing,
 }
 
 impl Core {
@@ -179,13 +191,14 @@ const MAX_CLAIMS: usize = 64;
 const CLAIM_LIFE: Duration = Duration::from_secs(10);
 
 impl Machine {
-    /// A machine without a master key: it waits for [`Input::SetMaster`].
+    /// A machine without a master key: it waits for [`Input::SetMasters`].
     pub fn new(settings: Settings, now: Instant, random: &mut dyn Random) -> Self {
         let spis = SpiPool::new(settings.spi_slots, random);
         Self {
             core: Core {
                 settings,
-                keys: None,
+                masters: None,
+                holdings_change: 0,
                 actions: VecDeque::new(),
                 journal: Journal::default(),
                 counts: Counts::default(),
@@ -214,11 +227,15 @@ impl Machine {
                 network,
                 source,
             } => self.on_frame(now, random, bytes, (network, source)),
-            Input::Installed(token) => {
-                if let Some(Pending::Installed(peer, epoch)) = self.core.pending.remove(&token) {
+            Input::Installed(token) => match self.core.pending.remove(&token) {
+                Some(Pending::Installed(peer, epoch)) => {
                     self.with_peer(now, random, peer, |peer, cx| peer.on_installed(cx, epoch));
                 }
-            }
+                Some(Pending::Staged(peer, spi, opened)) => {
+                    self.with_peer(now, random, peer, |peer, _| peer.on_staged(spi, opened));
+                }
+                Some(Pending::Removed(_)) | None => {}
+            },
             Input::Removed(token) => {
                 if let Some(Pending::Removed(spis)) = self.core.pending.remove(&token) {
                     self.core.spis.rest(spis, now);
@@ -233,8 +250,20 @@ impl Machine {
             Input::Activity { peer } => {
                 self.with_peer(now, random, peer, |peer, cx| peer.link.heard(cx.now));
             }
-            Input::BudgetLow { peer } => {
-                self.with_peer(now, random, peer, |peer, cx| peer.on_budget_low(cx));
+            Input::BudgetLow { peer, next_ready } => {
+                self.with_peer(now, random, peer, |peer, cx| {
+                    peer.on_budget_low(cx, next_ready);
+                });
+            }
+            Input::PhaseEntered { peer, spi, phase } => {
+                self.with_peer(now, random, peer, |peer, cx| {
+                    peer.on_phase_entered(cx, spi, phase);
+                });
+            }
+            Input::PhaseOpened { peer, spi, phase } => {
+                self.with_peer(now, random, peer, |peer, cx| {
+                    peer.on_phase_opened(cx, spi, phase);
+                });
             }
             Input::BudgetSpent { peer } => {
                 self.with_peer(now, random, peer, |peer, cx| peer.on_budget_spent(cx));
@@ -247,7 +276,7 @@ impl Machine {
                 self.each_peer(now, random, |peer, cx| peer.on_lane_lost(cx, lane));
             }
             Input::SetAddresses(addresses) => self.on_addresses(now, random, addresses),
-            Input::SetMaster(keys) => self.on_master(now, random, keys),
+            Input::SetMasters(masters) => self.on_masters(now, random, masters),
             Input::SetRekeyInterval(interval) => self.on_interval(now, random, interval),
             Input::RekeyNow => self.on_rekey_now(now, random),
         }
@@ -278,9 +307,14 @@ impl Machine {
         &self.core.settings
     }
 
-    /// The master key's public name, if one is set.
+    /// The master keys' public names, if there are any.
+    pub fn masters(&self) -> Option<Masters<MasterId>> {
+        self.core.masters.as_ref().map(MasterRing::ids)
+    }
+
+    /// The active master key's public name, if there is one.
     pub fn master(&self) -> Option<MasterId> {
-        self.core.keys.as_ref().map(|keys| keys.id())
+        self.masters().map(|masters| *masters.active())
     }
 
     fn with_peer(
@@ -290,7 +324,7 @@ impl Machine {
         index: PeerIndex,
         step: impl FnOnce(&mut Peer, &mut Context<'_>),
     ) {
-        let Some(keys) = self.core.keys.clone() else {
+        let Some(masters) = self.core.masters.clone() else {
             return;
         };
         let Some(peer) = self.peers.get_mut(usize::from(index.0)) else {
@@ -302,7 +336,7 @@ impl Machine {
                 now,
                 random,
                 core: &mut self.core,
-                keys,
+                masters,
             },
         );
     }
@@ -319,12 +353,9 @@ impl Machine {
             return self.core.counts.add(Count::Malformed);
         };
         let header = *frame.header();
-        let Some(keys) = self
-            .core
-            .keys
-            .clone()
-            .filter(|keys| keys.id() == header.master)
-        else {
+        let masters = self.core.masters.clone();
+        let held = masters.and_then(|all| Some((Arc::clone(all.named(header.master)?), all)));
+        let Some((keys, masters)) = held else {
             return self.on_foreign_master(now, header.sender, header.master);
         };
         if !frame.verify(&keys) {
@@ -347,7 +378,7 @@ impl Machine {
             now,
             random,
             core: &mut self.core,
-            keys,
+            masters,
         };
         let peer = &mut self.peers[index];
         match header.message {
@@ -372,7 +403,7 @@ impl Machine {
             self.peers.push(peer);
             return Some(usize::from(index.0));
         }
-        let keys = self.core.keys.clone()?;
+        let masters = self.core.masters.clone()?;
         let index = self
             .peers
             .iter()
@@ -386,7 +417,7 @@ impl Machine {
             now,
             random,
             core: &mut self.core,
-            keys,
+            masters,
         });
         let floor = self.core.epoch_floor.max(old.next_epoch);
         *old = Peer::new(old.index, node, now);
@@ -399,7 +430,8 @@ impl Machine {
     /// to show to the operator.
     fn on_foreign_master(&mut self, now: Instant, sender: NodeId, master: MasterId) {
         self.core.counts.add(Count::ForeignMaster);
-        if sender == self.core.settings.node {
+        let is_known = |peer: &Peer| peer.node == sender && peer.is_up_and_holds(master);
+        if sender == self.core.settings.node || self.peers.iter().any(is_known) {
             return;
         }
         self.claims
@@ -418,8 +450,8 @@ impl Machine {
                 None => "this node holds none yet".to_owned(),
             };
             let text = format!(
-                "node {sender} claims master id {master} (unverified); {ours}; set the same \
-                 master key on both with 'tipsec-keyctl master set'"
+                "node {sender} claims master id {master} (unverified); {ours}; compare 'tipsec-keyctl \
+                 master status' on both, and 'master stage' or 'master set' the missing key"
             );
             self.core
                 .journal
@@ -445,34 +477,6 @@ impl Machine {
         self.core
             .journal
             .note_rarely(now, EventKind::DuplicateNode, Some(node), text);
-    }
-
-    fn on_master(&mut self, now: Instant, random: &mut dyn Random, keys: Arc<ClusterKeys>) {
-        if self.master() == Some(keys.id()) {
-            return;
-        }
-        let text = match self.master() {
-            Some(old) => format!(
-                "master key {} replaces {old}; every SA starts anew",
-                keys.id()
-            ),
-            None => format!("master key {} set", keys.id()),
-        };
-        self.core
-            .journal
-            .note(now, EventKind::MasterSet, None, text);
-        for peer in &mut self.peers {
-            let old = self.core.keys.clone().unwrap_or_else(|| Arc::clone(&keys));
-            peer.wipe(&mut Context {
-                now,
-                random,
-                core: &mut self.core,
-                keys: old,
-            });
-        }
-        self.core.keys = Some(keys);
-        self.claims.clear();
-        self.beaconing = Beaconing::starting(now);
     }
 
     fn on_interval(&mut self, now: Instant, random: &mut dyn Random, interval: Option<Duration>) {
@@ -515,18 +519,18 @@ impl Machine {
         random: &mut dyn Random,
         mut step: impl FnMut(&mut Peer, &mut Context<'_>),
     ) {
-        let Some(keys) = self.core.keys.clone() else {
+        let Some(masters) = self.core.masters.clone() else {
             return;
         };
         for peer in &mut self.peers {
-            let keys = Arc::clone(&keys);
+            let masters = masters.clone();
             step(
                 peer,
                 &mut Context {
                     now,
                     random: &mut *random,
                     core: &mut self.core,
-                    keys,
+                    masters,
                 },
             );
         }

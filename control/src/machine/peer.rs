@@ -3,12 +3,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation, NodeId, PeerIndex};
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
 
 use super::bucket::Bucket;
+use super::chain::Chains;
 use super::initiator::InitiatorSlot;
 use super::link::Link;
 use super::responder::ResponderSlot;
+use super::rotation::{After, Known};
 use super::sas::{RxSa, TxSa};
 use super::suspicion::Suspicion;
 use super::{Action, Context};
@@ -40,6 +42,8 @@ pub(super) struct Peer {
     pub(super) next_epoch: Epoch,
     pub(super) link: Link,
     pub(super) suspicion: Suspicion,
+    /// With the life of it that [`Self::incarnation`] names.
+    pub(super) chains: Chains,
     /// When to start the next exchange.
     pub(super) start_at: Option<Instant>,
     /// The operator asked for fresh keys, and no exchange has begun since.
@@ -58,6 +62,12 @@ pub(super) struct Peer {
     pub(super) exchanges: u64,
     /// When the last one was.
     pub(super) keys_since: Option<Instant>,
+    /// The master keys that it says it holds.
+    pub(super) known: Option<Known>,
+    /// Those of our own that it has proved to hold, in any of its lives.
+    pub(super) proven: BTreeSet<MasterId>,
+    /// When to rekey because the SAs are not under the key that they should be.
+    pub(super) rotate_at: Option<Instant>,
 }
 
 impl Peer {
@@ -76,6 +86,7 @@ impl Peer {
             next_epoch: Epoch(1),
             link: Link::new(now),
             suspicion: Suspicion::default(),
+            chains: Chains::default(),
             start_at: None,
             rekey_asked: false,
             beacon_heard: None,
@@ -86,6 +97,9 @@ impl Peer {
             last_completed: None,
             exchanges: 0,
             keys_since: None,
+            known: None,
+            proven: BTreeSet::new(),
+            rotate_at: None,
         }
     }
 
@@ -99,6 +113,7 @@ impl Peer {
         self.initiator = InitiatorSlot::Idle;
         self.responder = ResponderSlot::Idle;
         self.suspicion = Suspicion::default();
+        self.forget_chains();
         for sa in std::mem::take(&mut self.rx) {
             sa.remove(cx);
         }
@@ -109,6 +124,7 @@ impl Peer {
         self.target = None;
         self.start_at = None;
         self.rekey_asked = false;
+        self.rotate_at = None;
         self.last_completed = None;
         self.exchanges = 0;
         self.keys_since = None;
@@ -138,6 +154,7 @@ impl Peer {
         }
         // Whatever claim was being looked into is settled.
         self.suspicion = Suspicion::default();
+        self.forget_chains();
         self.exchanges = 0;
         self.last_completed = None;
         self.initiator.forget_others(incarnation);
@@ -154,6 +171,7 @@ impl Peer {
         self.exchanges += 1;
         self.keys_since = Some(cx.now);
         self.schedule_rekey(cx);
+        self.rotate_if_owed(cx, After::Exchange);
     }
 
     /// The smaller of the pair's intervals; `None` if neither has one.

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation};
+use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
 
+use super::chain::BARE;
 use super::initiator::{InitiatorSlot, matches_header, prologue};
 use super::peer::Peer;
 use super::sas::{MAX_RX_SAS, common_suite};
 use super::{Context, Count, Defect, EventKind};
 use crate::address::{Addresses, Network};
+use crate::derive::{Chain, ClusterKeys, Sek};
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::{COOKIE_LEN, Hello, Offer, Start};
 use crate::noise::{Responder, Session};
@@ -31,6 +33,12 @@ pub(super) enum ResponderSlot {
 /// R1.
 pub(super) struct Answered {
     exchange: u64,
+    /// The key that the exchange is under, in all its messages.
+    master: MasterId,
+    /// The chain that the exchange builds on.
+    chain: u64,
+    /// Of the offer in m2.
+    sek: Sek,
     initiator: Incarnation,
     /// The frame that is answered, to know it again.
     m1: Vec<u8>,
@@ -45,11 +53,26 @@ pub(super) struct Answered {
     since: Instant,
 }
 
+impl Answered {
+    /// What all messages of the exchange repeat.
+    fn name(&self) -> (u64, MasterId, u64) {
+        (self.exchange, self.master, self.chain)
+    }
+}
+
 impl ResponderSlot {
     /// Ends an exchange with another life of the peer.
     pub(super) fn forget_others(&mut self, present: Incarnation) {
         if matches!(self, Self::Answered(answered) if answered.initiator != present) {
             *self = Self::Idle;
+        }
+    }
+
+    /// The master key of the exchange under way.
+    pub(super) fn master(&self) -> Option<MasterId> {
+        match self {
+            Self::Idle => None,
+            Self::Answered(answered) => Some(answered.master),
         }
     }
 
@@ -107,7 +130,17 @@ impl Peer {
     ) {
         let header = *frame.header();
         let prologue = prologue(frame.clear(), cx);
-        let read = Responder::read(cx.keys.psk(), &prologue, cx.random, frame.body());
+        // One that waited may be under a key that was retired meanwhile.
+        let Some(keys) = cx.masters.named(header.master).cloned() else {
+            return cx.core.counts.add(Count::ForeignMaster);
+        };
+        if self.is_downgrade(cx, header.master) {
+            return self.refuse_downgrade(cx, header.master);
+        }
+        let Some(psk) = self.psk_of_chain(&keys, header.chain) else {
+            return self.answer_by_hello(cx, frame, by);
+        };
+        let read = Responder::read(&psk, &prologue, cx.random, frame.body());
         let Some((noise, start)) = read
             .ok()
             .and_then(|(noise, payload)| Some((noise, Start::decode(&payload)?)))
@@ -122,11 +155,16 @@ impl Peer {
         let stale =
             start.responder != Some(cx.core.settings.incarnation) || self.m1_seen.iter().any(seen);
         if stale {
-            return self.send_hello(cx, header.exchange, (&start.addresses, by), false);
+            return self.send_hello(cx, frame, (&start.addresses, by), false);
         }
+        let is_other =
+            self.is_alive_as_other(start.initiator) && !self.outranks_sa(cx, header.master);
+        let is_bare = header.chain == BARE && self.is_alive_with_chain(start.initiator);
         if cx.has(Defect::TrustedM1) {
             self.adopt(cx, start.initiator);
-        } else if self.is_alive_as_other(start.initiator) {
+        } else if is_bare && self.may_have_crossed(cx.now) {
+            return cx.core.counts.add(Count::Stale);
+        } else if is_other || is_bare {
             return self.suspect(cx, start.initiator, Some((frame, by)));
         }
         let Some(suite) = common_suite(&cx.core.settings.suites, header.suites) else {
@@ -143,22 +181,23 @@ impl Peer {
                 .note_rarely(cx.now, kind, Some(self.node), text);
         };
         if self.rx.len() >= MAX_RX_SAS {
-            return self.send_hello(cx, header.exchange, (&start.addresses, by), true);
+            return self.send_hello(cx, frame, (&start.addresses, by), true);
         }
         self.saw_m1(start.initiator, start.counter);
         if cx.has(Defect::TieBreakOnM1) && cx.core.settings.node > self.node {
             self.initiator = InitiatorSlot::Idle;
         }
+        self.learn_holdings(cx, &start.holdings, start.initiator, header.master);
         let Some(offer) = self.draw_offer(cx, suite, start.lanes) else {
-            return self.send_hello(cx, header.exchange, (&start.addresses, by), true);
+            return self.send_hello(cx, frame, (&start.addresses, by), true);
         };
-        self.answer(cx, (frame, by), noise, &start, &offer);
+        self.answer(cx, (frame, by, &keys), noise, &start, &offer);
     }
 
     fn answer(
         &mut self,
         cx: &mut Context<'_>,
-        (frame, by): (&ControlFrame<'_>, Network),
+        (frame, by, keys): (&ControlFrame<'_>, Network, &ClusterKeys),
         noise: Responder,
         start: &Start,
         offer: &Offer,
@@ -173,17 +212,20 @@ impl Peer {
             receiver: Some(self.node),
             exchange: frame.header().exchange,
             epoch: offer.epoch,
-            master: cx.keys.id(),
-            chain: 0,
+            master: keys.id(),
+            chain: frame.header().chain,
             suites: offer.suite.code(),
         };
-        let clear = encode_clear(&header, body.len(), &cx.keys);
-        self.install_rx(cx, offer, session.hash(), start.initiator);
+        let clear = encode_clear(&header, body.len(), keys);
+        self.install_rx(cx, offer, (session.hash(), keys.id()), start.initiator);
         self.responder = ResponderSlot::Answered(Box::new(Answered {
             exchange: header.exchange,
+            master: keys.id(),
+            chain: header.chain,
+            sek: Sek::new(*offer.sek.bytes()),
             initiator: start.initiator,
             m1: [frame.clear().as_slice(), frame.body()].concat(),
-            m2: encode(MessageType::M2, &clear, &body, &cx.keys),
+            m2: encode(MessageType::M2, &clear, &body, keys),
             to: start.addresses,
             by,
             session,
@@ -219,63 +261,79 @@ impl Peer {
     }
 
     pub(super) fn on_m3(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
-        let exchange = frame.header().exchange;
+        let header = frame.header();
+        let (exchange, master) = (header.exchange, header.master);
+        let named = (exchange, master, header.chain);
         match &mut self.responder {
-            ResponderSlot::Answered(answered) if answered.exchange == exchange => {
+            ResponderSlot::Answered(answered) if answered.name() == named => {
                 let offer = match answered.session.open(frame.body()) {
                     Ok(payload) => Offer::decode(&payload),
                     Err(_) => return cx.core.counts.add(Count::Refused),
                 };
-                let (hash, initiator) = (*answered.session.hash(), answered.initiator);
-                self.responder = ResponderSlot::Idle;
-                match offer.filter(|offer| matches_header(offer, frame)) {
-                    Some(offer) => self.accept_m3(cx, exchange, initiator, &hash, &offer),
-                    None => cx.core.counts.add(Count::Refused),
+                let offer = offer.filter(|offer| matches_header(offer, frame));
+                let slot = std::mem::replace(&mut self.responder, ResponderSlot::Idle);
+                match (slot, offer) {
+                    (ResponderSlot::Answered(answered), Some(offer)) => {
+                        self.accept_m3(cx, &answered, &offer);
+                    }
+                    _ => cx.core.counts.add(Count::Refused),
                 }
             }
             _ if self.last_completed == Some(exchange) => {
                 cx.core.counts.add(Count::Repeated);
                 self.confirm(cx);
             }
-            _ => match self.addresses {
-                Some(addresses) => self.send_hello(cx, exchange, (&addresses, by), false),
-                None => cx.core.counts.add(Count::Stale),
-            },
+            _ => self.answer_by_hello(cx, frame, by),
         }
     }
 
-    fn accept_m3(
-        &mut self,
-        cx: &mut Context<'_>,
-        exchange: u64,
-        initiator: Incarnation,
-        handshake_hash: &[u8; 32],
-        offer: &Offer,
-    ) {
+    /// Answers a message that does not tell where the peer receives.
+    fn answer_by_hello(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
+        match self.addresses {
+            Some(addresses) => self.send_hello(cx, frame, (&addresses, by), false),
+            None => cx.core.counts.add(Count::Stale),
+        }
+    }
+
+    fn accept_m3(&mut self, cx: &mut Context<'_>, answered: &Answered, offer: &Offer) {
+        let (hash, master) = (answered.session.hash(), answered.master);
         if !self.allows(cx, offer) {
             return;
         }
+        if self.is_downgrade(cx, master) {
+            return self.refuse_downgrade(cx, master);
+        }
+        let initiator = answered.initiator;
         self.adopt(cx, initiator);
+        self.learn_from_exchange(cx, &offer.holdings, initiator, master);
+        let chain = Chain::of_exchange(hash, &answered.sek, &offer.sek);
+        self.keep_chain(cx.now, chain, true);
         if matches!(self.initiator, InitiatorSlot::Started(_)) {
             // The peer's exchange did what ours was for.
             self.initiator = InitiatorSlot::Idle;
         }
-        self.install_tx(cx, offer, handshake_hash, initiator);
-        self.last_completed = Some(exchange);
+        self.install_tx(cx, offer, (hash, master), initiator);
+        self.last_completed = Some(answered.exchange);
         self.completed(cx);
     }
 
-    /// Answers without keeping state.
+    /// Answers a frame without keeping state, under the frame's key.
     fn send_hello(
         &mut self,
         cx: &mut Context<'_>,
-        exchange: u64,
+        frame: &ControlFrame<'_>,
         (to, by): (&Addresses, Network),
         busy: bool,
     ) {
         if !self.hello_bucket.take(cx.now) {
             return cx.core.counts.add(Count::RateLimited);
         }
+        let Some(keys) = cx.masters.named(frame.header().master) else {
+            return;
+        };
+        // What is not held is not repeated: so the initiator learns of it.
+        let asked = frame.header().chain;
+        let chain = if self.holds_chain(asked) { asked } else { BARE };
         let settings = &cx.core.settings;
         let hello = Hello {
             incarnation: settings.incarnation,
@@ -287,14 +345,14 @@ impl Peer {
             message: MessageType::Hello,
             sender: settings.node,
             receiver: Some(self.node),
-            exchange,
+            exchange: frame.header().exchange,
             epoch: Epoch(0),
-            master: cx.keys.id(),
-            chain: 0,
+            master: keys.id(),
+            chain,
             suites: 0,
         };
-        let clear = encode_clear(&header, Hello::LEN, &cx.keys);
-        let frame = encode(MessageType::Hello, &clear, &hello.encode(), &cx.keys);
+        let clear = encode_clear(&header, Hello::LEN, keys);
+        let frame = encode(MessageType::Hello, &clear, &hello.encode(), keys);
         cx.core.counts.add(Count::HelloSent);
         cx.core.answer(to, by, &frame);
     }

@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
-use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, NodeId, Spi};
-use tipsec_dataplane::secret::{LaneSecret, Suite};
-use tipsec_dataplane::window::Window;
+use tipsec_dataplane::ids::{Epoch, Incarnation, LaneIndex, MasterId, Spi};
+use tipsec_dataplane::phase::Phase;
+use tipsec_dataplane::sa::{FailedOpens, RxShared};
+use tipsec_dataplane::secret::Suite;
 use zeroize::Zeroize;
 
 use super::lanes::{ProbeName, Reach, TxLane};
 use super::peer::Peer;
+use super::phases::{RxPhases, TxPhases};
+use super::sa_keys::SaKeys;
 use super::{Action, Context, Count, Defect, EventKind, Pending};
 use crate::address::{Addresses, Network};
-use crate::cluster::ClusterName;
-use crate::derive::{LaneBinding, Sek};
+use crate::derive::Sek;
 use crate::message::Offer;
 use crate::time::Instant;
 
@@ -39,8 +41,11 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 /// One receiving SA.
 pub(super) struct RxSa {
     pub(super) epoch: Epoch,
+    /// The master key of its exchange.
+    pub(super) master: MasterId,
     pub(super) incarnation: Incarnation,
     pub(super) spis: Vec<Spi>,
+    pub(super) phases: RxPhases,
     pub(super) state: RxState,
 }
 
@@ -83,11 +88,14 @@ impl RxSa {
 /// One sending SA.
 pub(super) struct TxSa {
     pub(super) epoch: Epoch,
+    /// The master key of its exchange.
+    pub(super) master: MasterId,
     pub(super) incarnation: Incarnation,
     /// Probes from this number on were sealed on this SA.
     first_probe: u64,
     /// One for each lane of this node.
     pub(super) lanes: Vec<TxLane>,
+    pub(super) phases: TxPhases,
     repeats: u8,
     next_confirm: Instant,
 }
@@ -100,6 +108,11 @@ impl TxSa {
             return Some(self.next_confirm);
         }
         self.overdue_at()
+    }
+
+    /// Whether a probe of this name was sealed on this SA.
+    pub(super) fn has_sent(&self, probe: ProbeName) -> bool {
+        probe.number >= self.first_probe
     }
 
     /// When a lane has been awaited for too long.
@@ -121,9 +134,11 @@ impl TxSa {
         };
         Self {
             epoch: Epoch(1),
+            master: MasterId(1),
             incarnation: Incarnation(1),
             first_probe: 0,
             lanes: reach.iter().map(lane).collect(),
+            phases: TxPhases::new(SaKeys::for_test(), &[]),
             repeats: 0,
             next_confirm: Instant::default(),
         }
@@ -158,38 +173,49 @@ impl Peer {
             rekey_interval: settings.rekey_interval,
             budget: settings.budget,
             addresses: settings.addresses,
+            holdings: cx.holdings(),
             sek,
             spis,
         })
     }
 
     /// Installs the receiving SA of an offer; the offer may leave once
-    /// `on_installed` is told.
+    /// `on_installed` is told. `session`: the exchange's hash and master key.
     pub(super) fn install_rx(
         &mut self,
         cx: &mut Context<'_>,
         offer: &Offer,
-        handshake_hash: &[u8; 32],
+        session: (&[u8; 32], MasterId),
         sender: Incarnation,
     ) {
+        let (handshake_hash, master) = session;
         let settings = &cx.core.settings;
-        let ends = ((self.node, sender), (settings.node, settings.incarnation));
+        let receiver = (settings.node, settings.incarnation);
+        let sender_end = (self.node, sender);
         let cluster = &settings.cluster;
-        // Each worker counts for itself, and a forger chooses the queue.
-        let workers = u64::from(settings.lane_count());
-        let failed_opens_limit = (settings.failed_opens_limit / workers).max(1);
-        let lanes = lanes(&offer.spis)
+        let keys = SaKeys::new(offer, handshake_hash, cluster, sender_end, receiver);
+        // Once it is reached, each lane at each worker still fails once more.
+        let places = settings.lanes.len() * offer.spis.len();
+        let limit = settings.failed_opens_limit;
+        let limit = limit.saturating_sub(places as u64 - 1).max(1);
+        let failed_opens = Arc::new(FailedOpens::new(limit));
+        let lanes: Vec<_> = lanes(&offer.spis)
             .map(|(lane, spi)| RxLaneSpec {
                 spi,
                 peer: self.index,
                 node: self.node,
                 epoch: offer.epoch,
                 lane,
-                secret: lane_secret(cluster, offer, handshake_hash, ends, lane, spi),
-                window: Arc::new(Window::new()),
-                failed_opens_limit,
+                secret: keys.derive(lane, spi, Phase::FIRST),
+                next: keys.derive_next(lane, spi, Phase::FIRST),
+                phase_bits: settings.phase_bits,
+                shared: Arc::new(RxShared::new(Arc::clone(&failed_opens))),
             })
             .collect();
+        let shared = lanes
+            .iter()
+            .map(|lane| (lane.spi, Arc::clone(&lane.shared)));
+        let phases = RxPhases::new(keys, shared);
         if self.rx.len() >= MAX_RX_SAS / 2 {
             // Keys come faster than the grace is long: who is superseded goes
             // sooner, so that the pair never runs out of room.
@@ -201,8 +227,10 @@ impl Peer {
         }
         self.rx.push(RxSa {
             epoch: offer.epoch,
+            master,
             incarnation: sender,
             spis: offer.spis.clone(),
+            phases,
             state: RxState::Installing { since: cx.now },
         });
         let token = cx.core.token(Pending::Installed(self.index, offer.epoch));
@@ -215,9 +243,10 @@ impl Peer {
         &mut self,
         cx: &mut Context<'_>,
         offer: &Offer,
-        handshake_hash: &[u8; 32],
+        session: (&[u8; 32], MasterId),
         receiver: Incarnation,
     ) {
+        let (handshake_hash, master) = session;
         if let Some(tx) = &self.tx
             && tx.incarnation == receiver
             && tx.epoch >= offer.epoch
@@ -231,8 +260,10 @@ impl Peer {
             soft: hard - hard / 4,
             hard,
         };
-        let ends = ((settings.node, settings.incarnation), (self.node, receiver));
+        let sender = (settings.node, settings.incarnation);
+        let receiver_end = (self.node, receiver);
         let cluster = &settings.cluster;
+        let keys = SaKeys::new(offer, handshake_hash, cluster, sender, receiver_end);
         let lanes = lanes(&offer.spis)
             .map(|(lane, spi)| TxLaneSpec {
                 spi,
@@ -240,7 +271,9 @@ impl Peer {
                 node: self.node,
                 epoch: offer.epoch,
                 lane,
-                secret: lane_secret(cluster, offer, handshake_hash, ends, lane, spi),
+                secret: keys.derive(lane, spi, Phase::FIRST),
+                next: keys.derive_next(lane, spi, Phase::FIRST),
+                phase_bits: settings.phase_bits,
                 budget,
             })
             .collect();
@@ -249,9 +282,11 @@ impl Peer {
         let tx_lanes = self.tx_lanes(cx, &offer.addresses, receiver);
         self.tx = Some(TxSa {
             epoch: offer.epoch,
+            master,
             incarnation: receiver,
             first_probe: cx.core.next_probe,
             lanes: tx_lanes,
+            phases: TxPhases::new(keys, &offer.spis),
             repeats: CONFIRM_REPEATS,
             next_confirm: cx.now + CONFIRM_INTERVAL,
         });
@@ -324,7 +359,7 @@ impl Peer {
     /// A probe of this name was answered: frames on its lane arrive.
     pub(super) fn note_confirmed(&mut self, cx: &mut Context<'_>, probe: ProbeName) {
         let Some(tx) = &mut self.tx else { return };
-        if probe.number < tx.first_probe {
+        if !tx.has_sent(probe) {
             return;
         }
         let Some(lane) = tx.lane_mut(probe.lane) else {
@@ -442,7 +477,12 @@ impl Peer {
         self.responder_installed(cx, epoch);
     }
 
-    pub(super) fn on_budget_low(&mut self, cx: &mut Context<'_>) {
+    /// With rekeying by time off, and the next phase ready, the keys go on
+    /// without a message; otherwise fresh ones are asked for.
+    pub(super) fn on_budget_low(&mut self, cx: &mut Context<'_>, next_ready: bool) {
+        if next_ready && cx.core.settings.rekey_interval.is_none() {
+            return;
+        }
         let text = format!("the lane to node {} nears its budget; rekeying", self.node);
         cx.core
             .journal
@@ -453,7 +493,7 @@ impl Peer {
     pub(super) fn on_budget_spent(&mut self, cx: &mut Context<'_>) {
         let text = format!(
             "the lane to node {} has spent its budget and stopped; frames to it are dropped \
-             until a rekey completes",
+             until a rekey completes, or the peer is known to be ready for the next phase",
             self.node
         );
         cx.core
@@ -515,31 +555,6 @@ impl RxSa {
 fn grace(interval: Option<Duration>) -> Duration {
     let (low, high) = GRACE;
     interval.map_or(high, |interval| interval.saturating_mul(2).clamp(low, high))
-}
-
-/// One end of a direction.
-type End = (NodeId, Incarnation);
-
-/// Key and IV of one lane of an offer; `ends` are sender and receiver.
-fn lane_secret(
-    cluster: &ClusterName,
-    offer: &Offer,
-    handshake_hash: &[u8; 32],
-    (sender, receiver): (End, End),
-    lane: LaneIndex,
-    spi: Spi,
-) -> LaneSecret {
-    let binding = LaneBinding {
-        handshake_hash,
-        suite: offer.suite,
-        cluster,
-        sender,
-        receiver,
-        spi,
-        lane,
-        phase: 0,
-    };
-    binding.derive(&offer.sek)
 }
 
 fn lanes(spis: &[Spi]) -> impl Iterator<Item = (LaneIndex, Spi)> {

@@ -2,7 +2,8 @@
 //!
 //! Whoever holds the master key can write a bare m1 or a beacon in any node's
 //! name. While the peer's present SA answers, the claim is refused and
-//! reported; if it does not answer, the peer has restarted. Frames of the
+//! reported; if it does not answer, the peer has restarted, or has lost what it
+//! had. Frames of the
 //! peer's former lives, which anybody can repeat, do not come this far: an m1
 //! has a counter, and a beacon of a life that is known to be over is stale.
 
@@ -52,7 +53,15 @@ impl Peer {
                 .is_some_and(|tx| tx.incarnation != incarnation)
     }
 
-    /// Somebody claims to be a new life of a live peer.
+    /// Whether the peer is believed to be alive in this life, and would build on
+    /// what it has exchanged before.
+    pub(super) fn is_alive_with_chain(&self, incarnation: Incarnation) -> bool {
+        let tx = self.tx.as_ref();
+        self.link.is_up() && self.has_chain() && tx.is_some_and(|tx| tx.incarnation == incarnation)
+    }
+
+    /// Somebody claims to be a new life of a live peer, or to be the peer without
+    /// what only the peer has.
     pub(super) fn suspect(
         &mut self,
         cx: &mut Context<'_>,
@@ -111,7 +120,7 @@ impl Peer {
         let Some(open) = self.suspicion.open.take_if(|open| open.until <= now) else {
             return;
         };
-        self.link_down(cx, "it does not answer and a new process claims its name");
+        self.link_down(cx, "it does not answer and another process claims its name");
         self.target = Some(open.incarnation);
         let m1 = open.m1.as_ref();
         match m1.and_then(|(bytes, by)| Some((ControlFrame::decode(bytes)?, *by))) {

@@ -1,10 +1,11 @@
 //! Every timer of the machine (boot-time clock, never the wall clock):
 //!
 //! * beacon: each second, jittered (`beacon`)
-//! * per peer: start of the next exchange (`peer::schedule_rekey`), retransmit
+//! * per peer: start of the next exchange (`peer::schedule_rekey`), also for
+//!   another master key (`rotation`), retransmit
 //!   and end of slot I (`initiator`), end of slot R (`responder`), end of
 //!   receiving SAs and confirmation of the sending SA (`sas`), probes and
-//!   silence (`link`), patience with a second claimant (`suspicion`)
+//!   silence (`link`), grace of a phase that is over (`phases`), patience with a second claimant (`suspicion`)
 
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Machine {
     /// When [`super::Input::Timer`] is due next; `None` while there is no
     /// master key, and so nothing to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.core.keys.as_ref()?;
+        self.core.masters.as_ref()?;
         let tolerance = self.core.settings.link_tolerance;
         self.peers
             .iter()
@@ -66,14 +67,14 @@ impl Machine {
     }
 
     pub(super) fn on_timer(&mut self, now: Instant, random: &mut dyn Random) {
-        let Some(keys) = self.core.keys.clone() else {
+        let Some(masters) = self.core.masters.clone() else {
             return;
         };
         self.beaconing.on_timer(&mut Context {
             now,
             random: &mut *random,
             core: &mut self.core,
-            keys,
+            masters,
         });
         self.each_peer(now, random, |peer, cx| peer.on_timer(cx));
     }
@@ -85,12 +86,14 @@ impl Peer {
         let tx = self.tx.as_ref().and_then(|tx| tx.deadline());
         [
             self.start_at,
+            self.rotate_at,
             self.initiator.deadline(),
             self.responder.deadline(),
             self.suspicion.deadline(),
             self.link_deadline(tolerance),
             sas,
             tx,
+            self.phase_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -101,9 +104,11 @@ impl Peer {
         self.initiator_timer(cx);
         self.responder_timer(cx.now);
         self.rx_timer(cx);
+        self.phase_timer(cx);
         self.tx_timer(cx);
         self.link_timer(cx);
         self.suspicion_timer(cx);
+        self.rotation_timer(cx);
         if self.start_at.is_some_and(|at| at <= cx.now) {
             let silent = self
                 .beacon_heard

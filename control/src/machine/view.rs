@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
+use tipsec_dataplane::phase::Phase;
 
+use super::sas::RxSa;
 use super::{CLAIM_LIFE, LinkState, Machine};
 use crate::address::Addresses;
+use crate::masters::Masters;
 use crate::time::Instant;
 
 /// One peer, or one stranger who names another master key.
@@ -23,6 +26,8 @@ pub struct PeerView {
     pub incarnation: Option<Incarnation>,
     /// The master key that the SAs were made under.
     pub master: Option<MasterId>,
+    /// The master keys that it says it holds.
+    pub holdings: Option<Masters<MasterId>>,
     /// Another master key that somebody in its name claims; unverified.
     pub claimed_master: Option<MasterId>,
     /// Where it receives.
@@ -31,10 +36,18 @@ pub struct PeerView {
     pub tx_epoch: Option<Epoch>,
     /// Highest epoch of the receiving SAs.
     pub rx_epoch: Option<Epoch>,
+    /// Highest phase of the sending SA's lanes.
+    pub tx_phase: Option<Phase>,
+    /// Highest phase that opened of the newest receiving SA's lanes.
+    pub rx_phase: Option<Phase>,
     /// Time since the last completed exchange.
     pub key_age: Option<Duration>,
     /// Exchanges completed after the first, with this life of the peer.
     pub rekeys: u64,
+}
+
+fn newest(sas: &[RxSa]) -> Option<&RxSa> {
+    sas.iter().max_by_key(|sa| sa.epoch)
 }
 
 impl Machine {
@@ -55,13 +68,16 @@ impl Machine {
                 link: peer.link.state(),
                 since: now.since(peer.link.since()),
                 incarnation: peer.incarnation,
-                master: peer.tx.as_ref().and(self.master()),
+                master: peer.tx.as_ref().map(|tx| tx.master),
+                holdings: peer.known.as_ref().map(|known| known.holdings.masters),
                 claimed_master: claims()
                     .find(|(node, _)| *node == peer.node)
                     .map(|(_, m)| m),
                 addresses: peer.addresses,
                 tx_epoch: peer.tx.as_ref().map(|tx| tx.epoch),
-                rx_epoch: peer.rx.iter().map(|sa| sa.epoch).max(),
+                rx_epoch: newest(&peer.rx).map(|sa| sa.epoch),
+                tx_phase: peer.tx.as_ref().map(|tx| tx.phases.highest()),
+                rx_phase: newest(&peer.rx).map(|sa| sa.phases.highest()),
                 key_age: peer.keys_since.map(|since| now.since(since)),
                 rekeys: peer.exchanges.saturating_sub(1),
             })
@@ -75,10 +91,13 @@ impl Machine {
                     since: Duration::ZERO,
                     incarnation: None,
                     master: None,
+                    holdings: None,
                     claimed_master: Some(master),
                     addresses: None,
                     tx_epoch: None,
                     rx_epoch: None,
+                    tx_phase: None,
+                    rx_phase: None,
                     key_age: None,
                     rekeys: 0,
                 });

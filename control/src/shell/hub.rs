@@ -9,10 +9,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use tipsec_dataplane::attach::{Attachment, MapUpdateError};
-use tipsec_dataplane::command::{Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::command::{
+    Command, CommandSeq, ControlEnd, Event, PhaseSpec, RxLaneSpec, TxLaneSpec,
+};
 use tipsec_dataplane::counters::WorkerCounters;
 use tipsec_dataplane::ids::{LaneIndex, PeerIndex, Spi};
 use tipsec_dataplane::payload::Probe;
+use tipsec_dataplane::phase::Phase;
 use tipsec_dataplane::worker::WorkerHandle;
 
 use super::paths::Path;
@@ -82,7 +85,7 @@ struct Waiting {
 
 /// What the hub reports.
 pub enum Report {
-    /// The lanes of this token are installed everywhere.
+    /// The lanes, or the phase, of this token are installed everywhere.
     Installed(Token),
     /// The lanes of this token are gone everywhere.
     Removed(Token),
@@ -159,6 +162,27 @@ impl Hub {
         }
     }
 
+    /// Gives every worker the key of a receiving lane's next phase.
+    pub fn stage_rx(&mut self, token: Token, phase: &PhaseSpec) {
+        self.waiting.insert(
+            token,
+            Waiting {
+                answers: self.workers.len(),
+                then_map: Vec::new(),
+                installs: true,
+            },
+        );
+        for at in 0..self.workers.len() {
+            let seq = self.command(token);
+            let phase = Box::new(PhaseSpec {
+                spi: phase.spi,
+                phase: phase.phase,
+                secret: phase.secret.duplicate(),
+            });
+            self.workers[at].send(Command::StageRx { seq, phase });
+        }
+    }
+
     /// Withdraws lanes from every map, then at every worker.
     ///
     /// # Errors
@@ -225,6 +249,23 @@ impl Hub {
         }
     }
 
+    /// Gives a worker the key of its sending lane's next phase.
+    pub fn stage_tx(&mut self, peer: PeerIndex, lane: LaneIndex, phase: PhaseSpec) {
+        self.next_seq += 1;
+        let seq = CommandSeq(self.next_seq);
+        if let Some(worker) = self.workers.get_mut(usize::from(lane.0)) {
+            let phase = Box::new(phase);
+            worker.send(Command::StageTx { seq, peer, phase });
+        }
+    }
+
+    /// Lets a sending lane go on in phases up to this one.
+    pub fn allow_phase(&mut self, peer: PeerIndex, lane: LaneIndex, spi: Spi, phase: Phase) {
+        if let Some(worker) = self.workers.get_mut(usize::from(lane.0)) {
+            worker.send(Command::AllowPhase { peer, spi, phase });
+        }
+    }
+
     /// Wipes the sending lanes to a peer.
     pub fn remove_tx(&mut self, peer: PeerIndex) {
         for worker in &mut self.workers {
@@ -275,8 +316,9 @@ impl Hub {
         Ok(None)
     }
 
-    /// A worker will not install a lane: what waits for it is never told
-    /// "installed", its offer never leaves, and the machine lets the SA expire.
+    /// A worker will not install a lane or a phase: what waits for it is never told
+    /// "installed", so an offer never leaves and the machine lets the SA expire,
+    /// and a phase is never reported.
     fn on_refused(&mut self, seq: CommandSeq) {
         tracing::error!(
             "a worker refused command {}: a bug; please report it",

@@ -12,6 +12,7 @@ pub mod control_port;
 pub mod daemon;
 pub mod hub;
 pub mod link;
+mod masters;
 mod network;
 pub mod nic;
 pub mod node;

@@ -3,7 +3,6 @@
 //! that.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use tipsec_dataplane::attach::MapUpdateError;
 use tipsec_dataplane::command::Event;
@@ -12,16 +11,14 @@ use tipsec_xdp::wire::MAX_CONTROL_FRAME_LEN;
 
 use super::clock::{self, OsRandom};
 use super::hub::{Hub, Report};
+use super::masters::no_master_key;
 use super::nic::{self, Nic};
 use super::paths::Paths;
 use crate::admin::{
-    ErrorCode, Failure, MAX_EVENTS, MasterReport, RekeyIntervalReport, RekeyNowReport, Reply,
-    Request, Response, TapReport,
+    MAX_EVENTS, RekeyIntervalReport, RekeyNowReport, Reply, Request, Response, TapReport,
 };
-use crate::derive::ClusterKeys;
 use crate::keyring::Keyring;
 use crate::machine::{Action, EventKind, EventRecord, Input, Machine};
-use crate::master::MasterKey;
 use crate::time::Instant;
 
 /// Control frames taken from one socket before everything else gets its turn.
@@ -51,7 +48,9 @@ pub struct Node {
     /// Frames of ours with another VLAN's tag, or tagged where they should not
     /// be, or not where they should.
     pub(super) other_vlan: u64,
-    keyring: Keyring,
+    pub(super) keyring: Keyring,
+    /// Why the keys are those of the keyring's older copy, if they are.
+    pub(super) keyring_damaged: Option<String>,
     /// Opened frames per peer at the last look.
     opened: HashMap<PeerIndex, u64>,
     next_look: Instant,
@@ -85,30 +84,10 @@ impl Node {
             socket_dropped: 0,
             other_vlan: 0,
             keyring,
+            keyring_damaged: None,
             opened: HashMap::new(),
             next_look: now,
         }
-    }
-
-    /// Uses this master key; false if it is in use already.
-    pub fn use_master(&mut self, master: &MasterKey) -> bool {
-        let cluster = &self.machine.settings().cluster;
-        let keys = ClusterKeys::derive(master.octets(), cluster);
-        let (old, new) = (self.machine.master(), keys.id());
-        if old == Some(new) {
-            return false;
-        }
-        for attachment in self.hub.attachments_mut() {
-            // A driver that refuses lets fewer frames through, never more: the
-            // HMAC is checked behind it.
-            let gate = attachment.set_master(new, keys.xdp_gate());
-            let removed = old.map_or(Ok(()), |old| attachment.remove_master(old));
-            if let Err(error) = gate.and(removed) {
-                tracing::error!("{error}");
-            }
-        }
-        self.input(Input::SetMaster(Arc::new(keys)));
-        true
     }
 
     /// When [`Self::pass`] is due although nothing happens.
@@ -142,7 +121,7 @@ impl Node {
         self.hub.stop();
     }
 
-    fn input(&mut self, input: Input<'_>) {
+    pub(super) fn input(&mut self, input: Input<'_>) {
         self.machine.handle(clock::now(), &mut OsRandom, input);
         while let Some(action) = self.machine.next_action() {
             self.carry_out(action);
@@ -158,6 +137,14 @@ impl Node {
                 }
             }
             Action::InstallRx { token, lanes } => self.hub.install_rx(token, lanes),
+            Action::StageRx { token, phase } => self.hub.stage_rx(token, &phase),
+            Action::StageTx { peer, lane, phase } => self.hub.stage_tx(peer, lane, phase),
+            Action::AllowPhase {
+                peer,
+                lane,
+                spi,
+                phase,
+            } => self.hub.allow_phase(peer, lane, spi, phase),
             Action::RemoveRx { token, spis } => {
                 let removed = self.hub.remove_rx(token, &spis);
                 self.note_map_error(removed);
@@ -222,7 +209,13 @@ impl Node {
                 Event::Done { .. } | Event::Refused { .. } => return,
                 Event::FirstOpen { peer, spi } => Input::FirstOpen { peer, spi },
                 Event::ProbeReply { peer, probe, .. } => Input::ProbeReply { peer, probe },
-                Event::BudgetLow { peer, .. } => Input::BudgetLow { peer },
+                Event::BudgetLow {
+                    peer, next_ready, ..
+                } => Input::BudgetLow { peer, next_ready },
+                Event::PhaseEntered { peer, spi, phase } => {
+                    Input::PhaseEntered { peer, spi, phase }
+                }
+                Event::PhaseOpened { peer, spi, phase } => Input::PhaseOpened { peer, spi, phase },
                 Event::BudgetSpent { peer, .. } => Input::BudgetSpent { peer },
                 Event::OpenLimit { peer, spi } => Input::OpenLimit { peer, spi },
                 Event::BearerLost => return self.on_bearer_lost(worker),
@@ -316,7 +309,11 @@ impl Node {
                 let limit = limit.min(MAX_EVENTS) as usize;
                 Ok(Reply::Events(self.events_report(now, after, limit)))
             }
-            Request::MasterSet { key } => self.set_master(&key),
+            Request::MasterSet { key, force } => self.set_master(key, force),
+            Request::MasterStage { key, replace } => self.stage_master(key, replace),
+            Request::MasterActivate {} => self.activate_master(),
+            Request::MasterRetire { force } => self.retire_master(force),
+            Request::MasterStatus {} => Ok(Reply::MasterStatus(self.master_status(now))),
             Request::RekeyInterval { interval_s } => {
                 let interval = interval_s.map(|s| std::time::Duration::from_secs(s.into()));
                 self.input(Input::SetRekeyInterval(interval));
@@ -324,10 +321,7 @@ impl Node {
             }
             Request::RekeyNow {} => {
                 if self.machine.master().is_none() {
-                    return Err(Failure::new(
-                        ErrorCode::NoMasterKey,
-                        "there is no master key yet; set one with 'tipsec-keyctl master set'",
-                    ));
+                    return Err(no_master_key());
                 }
                 let peers = self.machine.peers(now);
                 let keyed = peers.iter().filter(|peer| peer.tx_epoch.is_some()).count();
@@ -336,20 +330,5 @@ impl Node {
                 Ok(Reply::RekeyNow(RekeyNowReport { started }))
             }
         }
-    }
-
-    /// Stores a master key, then uses it: a node that comes back after a crash
-    /// must not come back with another one.
-    fn set_master(&mut self, key: &MasterKey) -> Response {
-        self.keyring
-            .store(key)
-            .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
-        let changed = self.use_master(key);
-        let master_id = self
-            .machine
-            .master()
-            .map(|id| id.to_string())
-            .unwrap_or_default();
-        Ok(Reply::MasterSet(MasterReport { master_id, changed }))
     }
 }

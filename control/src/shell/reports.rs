@@ -38,6 +38,16 @@ fn address_reports(addresses: &Addresses) -> impl Iterator<Item = AddressReport>
     })
 }
 
+impl From<machine::LinkState> for LinkState {
+    fn from(state: machine::LinkState) -> Self {
+        match state {
+            machine::LinkState::Up => Self::Up,
+            machine::LinkState::Down => Self::Down,
+            machine::LinkState::Connecting => Self::Connecting,
+        }
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -133,11 +143,7 @@ impl Node {
     fn peer_report(&self, view: &PeerView) -> PeerReport {
         let mut report = PeerReport {
             node: view.node.value(),
-            link: match view.link {
-                machine::LinkState::Up => LinkState::Up,
-                machine::LinkState::Down => LinkState::Down,
-                machine::LinkState::Connecting => LinkState::Connecting,
-            },
+            link: view.link.into(),
             since_ms: millis(view.since),
             incarnation: view.incarnation.map(|id| id.to_string()),
             master_id: view.master.map(|id| id.to_string()),
@@ -145,6 +151,8 @@ impl Node {
             addresses: view.addresses.iter().flat_map(address_reports).collect(),
             tx_epoch: view.tx_epoch.map(|epoch| epoch.0),
             rx_epoch: view.rx_epoch.map(|epoch| epoch.0),
+            tx_phase: view.tx_phase.map(|phase| phase.0),
+            rx_phase: view.rx_phase.map(|phase| phase.0),
             key_age_ms: view.key_age.map(millis),
             rekeys: view.rekeys,
             ..PeerReport::default()

@@ -12,6 +12,7 @@ use tipsec_dataplane::command::{self, WorkerEnd};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::VlanId;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::tap::device::{Tap, TapConfig, TapError, TapQueue};
 use tipsec_dataplane::worker::{self, SpawnError, Worker, WorkerConfig};
 use tipsec_xdp::wire::VLAN_TAG_LEN;
@@ -35,8 +36,10 @@ use crate::admin::{BearerReport, BearerState, TapReport};
 use crate::config::{
     BearerConfig, Config, ConfigError, EncapsulationChoice, ModeChoice, UdpConfig,
 };
-use crate::keyring::{Keyring, KeyringError};
+use crate::key_source::{self, KeySourceError};
+use crate::keyring::{Keyring, KeyringError, Loaded};
 use crate::machine::{Machine, Settings};
+use crate::masters::Masters;
 use crate::time::Random;
 
 /// Peers that a node keeps: the size of every worker's tables.
@@ -45,9 +48,6 @@ const MAX_PEERS: u16 = 1024;
 /// of the driver's SPI map.
 #[allow(clippy::cast_possible_truncation)] // 65,536
 const SPI_SLOTS: u32 = tipsec_xdp::config::SPIS_LEN as u32;
-/// Failed opens after which a lane stops: far below the 2^36 forgeries at
-/// which AES-GCM's bound for frames of this size matters (RFC 9001, B.1).
-const FAILED_OPENS_LIMIT: u64 = 1 << 36;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,9 @@ pub enum StartError {
     /// The stored master key.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The credential with the first one.
+    #[error(transparent)]
+    KeySource(#[from] KeySourceError),
     /// The XDP program.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -168,7 +171,7 @@ pub(crate) fn build(
     }
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
     let keyring = Keyring::open(&config.state_dir)?;
-    let master = keyring.load()?;
+    let stored = stored_keys(config, &keyring)?;
 
     let mut attachments = Vec::new();
     let mut nics = Vec::new();
@@ -211,16 +214,28 @@ pub(crate) fn build(
             .map(|s| Duration::from_secs(s.into())),
         link_tolerance: Duration::from_millis(config.tolerance_ms.into()),
         budget: config.packets_per_key,
-        failed_opens_limit: FAILED_OPENS_LIMIT,
+        phase_bits: PhaseBits::PROTOCOL,
+        failed_opens_limit: config.failed_opens,
         max_peers: MAX_PEERS,
         spi_slots: SPI_SLOTS,
     };
     let machine = Machine::new(settings, now, &mut random);
     let mut node = Node::new(machine, hub, (nics, paths), tap, keyring);
-    if let Some(master) = master {
-        node.use_master(&master);
+    if let Some(stored) = stored {
+        node.use_keyring(stored);
     }
     Ok(Daemon::new(node, admin, stop))
+}
+
+/// What the keyring holds; the first key may come from a credential.
+fn stored_keys(config: &Config, keyring: &Keyring) -> Result<Option<Loaded>, StartError> {
+    let stored = keyring.load()?;
+    let (None, Some(name)) = (&stored, &config.master_credential) else {
+        return Ok(stored);
+    };
+    keyring.store(&Masters::only(key_source::from_credential(name)?))?;
+    tracing::info!("the first master key was taken from the credential {name:?}");
+    Ok(keyring.load()?)
 }
 
 /// What is wrong with an interface is said before anything is touched.

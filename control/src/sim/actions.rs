@@ -1,7 +1,9 @@
 //! What a machine wants done is done: frames leave, workers are told, and what
 //! they say comes back.
 
-use tipsec_dataplane::command::{Command, Event};
+use std::rc::Rc;
+
+use tipsec_dataplane::command::{Command, CommandSeq, Event, PhaseSpec};
 use tipsec_dataplane::ids::{LaneIndex, PeerIndex};
 use tipsec_dataplane::payload::Probe;
 
@@ -12,7 +14,7 @@ use super::node::is_answer;
 use super::queue::{Content, Frame, Happening};
 use super::worker::{Label, Outgoing};
 use crate::address::Network;
-use crate::machine::{Action, Destination, Input};
+use crate::machine::{Action, Destination, Input, Token};
 use crate::time::Random;
 
 impl Universe {
@@ -36,9 +38,14 @@ impl Universe {
                 self.trace
                     .note(now, n, "installs receiving SA", [token.0, 0]);
                 for lane in &lanes {
-                    let issued = self.keys.issued(name_of(&lane.secret), node.id, lane.node);
-                    if let Err(wrong) = issued {
-                        return self.is_wrong(wrong);
+                    for secret in [Some(&lane.secret), lane.next.as_ref()]
+                        .into_iter()
+                        .flatten()
+                    {
+                        let issued = self.keys.issued(name_of(secret), node.id, lane.node);
+                        if let Err(wrong) = issued {
+                            return self.is_wrong(wrong);
+                        }
                     }
                 }
                 if !node.install_rx(token, lanes, self.mutant) {
@@ -61,9 +68,14 @@ impl Universe {
                     let epoch = u64::from(lane.epoch.0);
                     let spi = u64::from(lane.spi.value());
                     self.trace.note(now, n, "installs sending SA", [epoch, spi]);
-                    let sends = self.keys.sends(&name_of(&lane.secret), node.id, lane.node);
-                    if let Err(wrong) = sends {
-                        return self.is_wrong(wrong);
+                    for secret in [Some(&lane.secret), lane.next.as_ref()]
+                        .into_iter()
+                        .flatten()
+                    {
+                        let sends = self.keys.sends(&name_of(secret), node.id, lane.node);
+                        if let Err(wrong) = sends {
+                            return self.is_wrong(wrong);
+                        }
                     }
                 }
                 self.kept.keep(n, peer, &to, &lanes, self.mutant);
@@ -71,6 +83,14 @@ impl Universe {
                 node.install_tx(lanes);
                 self.wake_workers(n);
             }
+            Action::StageRx { token, phase } => self.stage_rx(n, token, phase),
+            Action::StageTx { peer, lane, phase } => self.stage_tx(n, peer, lane, phase),
+            Action::AllowPhase {
+                peer,
+                lane,
+                spi,
+                phase,
+            } => self.tell(n, lane, Command::AllowPhase { peer, spi, phase }),
             Action::RemoveTx { peer } => {
                 node.remove_tx(peer);
                 self.wake_workers(n);
@@ -84,6 +104,72 @@ impl Universe {
             Action::ListPeer { .. } | Action::UnlistPeer { .. } => {}
         }
         debug_assert_eq!(life, self.lives[n]);
+    }
+
+    /// Every worker takes the key of a receiving lane's next phase, each in its
+    /// own time.
+    fn stage_rx(&mut self, n: usize, token: Token, phase: PhaseSpec) {
+        let (life, now) = (self.lives[n], self.now);
+        let Some(node) = &mut self.nodes[n] else {
+            return;
+        };
+        let numbers = [token.0, u64::from(phase.phase.0)];
+        self.trace.note(now, n, "stages receiving phase", numbers);
+        let Some(sender) = node.sender_on(phase.spi) else {
+            let text = format!("node {} stages a phase of an SPI that is gone", node.id);
+            return self.is_wrong((Invariant::InstalledOnce, text));
+        };
+        let name = name_of(&phase.secret);
+        if let Err(wrong) = self.keys.issued(name, node.id, sender) {
+            return self.is_wrong(wrong);
+        }
+        node.await_stage(token);
+        let phase = Rc::new(phase);
+        for worker in 0..self.worker_count(n) {
+            let wait = self.random.between(super::ms(0), self.delays.staging);
+            let what = Happening::Stage {
+                life,
+                worker,
+                token,
+                phase: Rc::clone(&phase),
+            };
+            self.later(wait, n, what);
+        }
+    }
+
+    /// A worker is given the key. If the lane was removed meanwhile it has
+    /// nothing to do, and says that it is done.
+    pub(super) fn stage(&mut self, n: usize, worker: usize, token: Token, phase: &PhaseSpec) {
+        let seq = CommandSeq(token.0);
+        let Some(node) = &mut self.nodes[n] else {
+            return;
+        };
+        match node.stage_rx(worker, seq, phase) {
+            true => self.wake_workers(n),
+            false => self.on_event(n, Event::Done { seq }),
+        }
+    }
+
+    fn stage_tx(&mut self, n: usize, peer: PeerIndex, lane: LaneIndex, phase: PhaseSpec) {
+        let local = self.local(n);
+        let Some(node) = &mut self.nodes[n] else {
+            return;
+        };
+        let numbers = [u64::from(phase.phase.0), u64::from(phase.spi.value())];
+        self.trace
+            .note(self.now, n, "stages sending phase", numbers);
+        let views = node.machine.peers(local).into_iter();
+        let mut receivers = views.filter(|view| view.index == Some(peer));
+        let Some(receiver) = receivers.next().map(|view| view.node) else {
+            let text = format!("node {} stages a phase for nobody", node.id);
+            return self.is_wrong((Invariant::BothNames, text));
+        };
+        let name = name_of(&phase.secret);
+        if let Err(wrong) = self.keys.sends_later(name, node.id, receiver) {
+            return self.is_wrong(wrong);
+        }
+        node.stage_tx(peer, lane, phase);
+        self.wake_workers(n);
     }
 
     fn send_probe(&mut self, n: usize, peer: PeerIndex, lane: LaneIndex, probe: Probe) {
@@ -214,10 +300,20 @@ impl Universe {
                 self.is_wrong((Invariant::InstalledOnce, text));
             }
             Event::FirstOpen { peer, spi } => self.input(n, Input::FirstOpen { peer, spi }),
+            Event::ProbeReply { .. } if self.lose_replies => {}
             Event::ProbeReply { peer, probe, .. } => {
                 self.input(n, Input::ProbeReply { peer, probe });
             }
-            Event::BudgetLow { peer, .. } => self.input(n, Input::BudgetLow { peer }),
+            Event::BudgetLow {
+                peer, next_ready, ..
+            } => self.input(n, Input::BudgetLow { peer, next_ready }),
+            Event::PhaseEntered { peer, spi, phase } => {
+                self.input(n, Input::PhaseEntered { peer, spi, phase });
+            }
+            Event::PhaseOpened { peer, spi, phase } => {
+                self.highest_phase = self.highest_phase.max(phase);
+                self.input(n, Input::PhaseOpened { peer, spi, phase });
+            }
             Event::BudgetSpent { peer, .. } => self.input(n, Input::BudgetSpent { peer }),
             Event::OpenLimit { peer, spi } => self.input(n, Input::OpenLimit { peer, spi }),
             Event::BearerLost => {}

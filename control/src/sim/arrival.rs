@@ -41,6 +41,12 @@ impl Universe {
                 source,
             } => self.arrive(n, &frame, network, source),
             Happening::Drain { worker, .. } => self.drain(n, worker),
+            Happening::Stage {
+                worker,
+                token,
+                phase,
+                ..
+            } => self.stage(n, worker, token, &phase),
             Happening::Event { event, .. } => self.on_event(n, event),
             Happening::Installed { token, .. } => {
                 self.trace.note(self.now, n, "has installed", [token.0, 0]);

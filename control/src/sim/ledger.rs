@@ -26,6 +26,9 @@ pub(super) fn name_of(secret: &LaneSecret) -> KeyName {
 struct Key {
     issuer: NodeId,
     sender: NodeId,
+    /// Whether the issuer has given it to its workers. Until then nothing is
+    /// sealed with it.
+    is_issued: bool,
     /// Whether a sending lane with it was installed.
     sends: bool,
     /// The next number that may be sealed with.
@@ -49,9 +52,17 @@ impl Keys {
                 vacant.insert(Key {
                     issuer,
                     sender,
+                    is_issued: true,
                     sends: false,
                     next: 0,
                 });
+                Ok(())
+            }
+            Entry::Occupied(mut known)
+                if !known.get().is_issued
+                    && (known.get().issuer, known.get().sender) == (issuer, sender) =>
+            {
+                known.get_mut().is_issued = true;
                 Ok(())
             }
             Entry::Occupied(_) => Err((
@@ -92,13 +103,30 @@ impl Keys {
         }
     }
 
+    /// The same of the key of a later phase: the sender may have it first.
+    pub(super) fn sends_later(
+        &mut self,
+        name: KeyName,
+        sender: NodeId,
+        receiver: NodeId,
+    ) -> Result<(), Wrong> {
+        self.0.entry(name).or_insert(Key {
+            issuer: receiver,
+            sender,
+            is_issued: false,
+            sends: false,
+            next: 0,
+        });
+        self.sends(&name, sender, receiver)
+    }
+
     /// Something was sealed. Numbers of a key only grow, so a number that is
     /// not above the last was used before, or may have been.
     pub(super) fn sealed(&mut self, name: &KeyName, number: u64) -> Result<(), Wrong> {
-        let Some(key) = self.0.get_mut(name) else {
+        let Some(key) = self.0.get_mut(name).filter(|key| key.is_issued) else {
             return Err((
                 Invariant::BothNames,
-                "sealed with a key that nobody issued".to_owned(),
+                "sealed with a key that nobody issued, or has yet to".to_owned(),
             ));
         };
         if number < key.next {

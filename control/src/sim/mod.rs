@@ -23,11 +23,13 @@ use std::time::Duration;
 
 use tipsec_dataplane::ids::{Incarnation, LaneIndex, NodeId};
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::phase::{Phase, PhaseBits};
 use tipsec_dataplane::secret::Suite;
 
 use crate::address::{Address, Addresses, Network};
-use crate::derive::ClusterKeys;
+use crate::derive::{ClusterKeys, MasterRing};
 use crate::machine::{Destination, EventKind, Input, LinkState, Machine, PeerView, Settings};
+use crate::masters::Masters;
 use crate::time::{Instant, Random};
 
 mod actions;
@@ -63,6 +65,11 @@ use queue::{Happening, Queue};
 use scale::Meter;
 use trace::Trace;
 
+/// Budgets that no history spends.
+pub const WHOLE_BUDGET: u64 = 1 << 32;
+/// What a data frame costs on average: one for the packet, and its blocks.
+pub const FRAME_COST: u64 = 4;
+
 /// Milliseconds.
 pub const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -75,6 +82,8 @@ pub struct Delays {
     pub commands: Duration,
     /// Until the control thread hears of a worker's event, at most.
     pub events: Duration,
+    /// Until a worker is given the key of a lane's next phase, at most.
+    pub staging: Duration,
 }
 
 /// A cluster, its networks and its clock.
@@ -92,16 +101,29 @@ pub struct Universe {
     seed: u64,
     random: Seeded,
     queue: Queue,
+    /// No network carries control frames.
+    pub lose_control: bool,
+    /// No answer to a probe is heard of.
+    pub lose_replies: bool,
     /// What the networks do to frames.
     pub faults: Faults,
     /// Links that carry nothing: (from, to).
     pub cut: HashSet<(usize, usize)>,
-    /// The same, of one network: (from, to, network).
+    /// Links that carry no control frames: (from, to).
+    pub cut_control: HashSet<(usize, usize)>,
+    /// Links of one network that carry nothing: (from, to, network).
     pub cut_networks: HashSet<(usize, usize, Network)>,
     /// Networks of the lanes of nodes that start from now on.
     pub lanes: Vec<Network>,
     /// Receives of each worker: (node, worker, lane of the sender).
     pub opened: BTreeMap<(usize, usize, u8), u64>,
+    /// The highest phase in which a frame was opened.
+    pub highest_phase: Phase,
+    /// What a lane may seal in a phase, in packets plus AES blocks, of nodes
+    /// that start from now on.
+    pub budget: u64,
+    /// Where phases begin in packet numbers. All nodes that meet have the same.
+    pub phase_bits: PhaseBits,
     /// Most peers of nodes that start from now on.
     pub max_peers: u16,
     /// Receiving lanes of nodes that start from now on.
@@ -180,11 +202,17 @@ impl Universe {
             seed,
             random: Seeded::new(seed),
             queue: Queue::default(),
+            lose_control: false,
+            lose_replies: false,
             faults: Faults::default(),
             cut: HashSet::new(),
+            cut_control: HashSet::new(),
             cut_networks: HashSet::new(),
             lanes: vec![Network::DEFAULT],
             opened: BTreeMap::new(),
+            highest_phase: Phase::FIRST,
+            budget: WHOLE_BUDGET,
+            phase_bits: PhaseBits::PROTOCOL,
             max_peers: 64,
             spi_slots: 4096,
             link_tolerance: ms(1500),
@@ -192,6 +220,7 @@ impl Universe {
             delays: Delays {
                 commands: ms(3),
                 events: ms(0),
+                staging: ms(0),
             },
             captured: Vec::new(),
             capture: true,
@@ -233,11 +262,22 @@ impl Universe {
         key: &Arc<ClusterKeys>,
         interval: Option<Duration>,
     ) {
+        self.start_with(n, id, Masters::only(Arc::clone(key)), interval);
+    }
+
+    /// The same with a keyring as a rotation leaves it.
+    pub fn start_with(
+        &mut self,
+        n: usize,
+        id: NodeId,
+        masters: MasterRing,
+        interval: Option<Duration>,
+    ) {
         let seed = match self.mutant {
             Some(Mutant::RandomRollback) => self.seed + n as u64,
             _ => self.random.next_u64(),
         };
-        self.start_from(n, id, key, interval, Seeded::new(seed));
+        self.start_from(n, id, masters, interval, Seeded::new(seed));
     }
 
     /// The same, with the random numbers of this life.
@@ -245,7 +285,7 @@ impl Universe {
         &mut self,
         n: usize,
         id: NodeId,
-        key: &Arc<ClusterKeys>,
+        masters: MasterRing,
         interval: Option<Duration>,
         mut random: Seeded,
     ) {
@@ -258,7 +298,8 @@ impl Universe {
             suites: vec![Suite::Aes256Gcm],
             rekey_interval: interval,
             link_tolerance: self.link_tolerance,
-            budget: 1 << 32,
+            budget: self.budget,
+            phase_bits: self.phase_bits,
             failed_opens_limit: 1 << 30,
             max_peers: self.max_peers,
             spi_slots: self.spi_slots,
@@ -277,7 +318,7 @@ impl Universe {
         self.lives[n] += 1;
         self.nodes[n] = Some(Node::new(n, machine, random));
         self.restore(n);
-        self.input(n, Input::SetMaster(Arc::clone(key)));
+        self.input(n, Input::SetMasters(masters));
     }
 
     fn addresses(n: usize, lanes: &[Network]) -> Addresses {
@@ -438,8 +479,10 @@ impl Universe {
             Losses {
                 no_key: sum.no_key + one.no_key,
                 no_path: sum.no_path + one.no_path,
+                spent: sum.spent + one.spent,
                 lost: sum.lost + one.lost,
                 unknown_spi: sum.unknown_spi + one.unknown_spi,
+                unknown_phase: sum.unknown_phase + one.unknown_phase,
                 not_open: sum.not_open + one.not_open,
                 replayed: sum.replayed + one.replayed,
             }

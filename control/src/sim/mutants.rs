@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use tipsec_dataplane::command::TxLaneSpec;
 use tipsec_dataplane::ids::PeerIndex;
+use tipsec_dataplane::secret::LaneSecret;
 
 use super::Universe;
 use super::invariant::{Invariant, Violation};
@@ -134,13 +135,13 @@ pub const CATALOGUE: &[Entry] = &[
     entry(
         "resealed-m2",
         Mutant::Machine(Defect::ResealedM2),
-        Shown::Seed(Mode::Liveness, 0),
+        Shown::Seed(Mode::Liveness, 1),
         Invariant::MessageOnce,
     ),
     entry(
         "stale-m1",
         Mutant::Machine(Defect::StaleM1),
-        Shown::Seed(Mode::Liveness, 0),
+        Shown::Seed(Mode::Liveness, 2),
         Invariant::MessageOnce,
     ),
 ];
@@ -215,6 +216,8 @@ fn copy(lane: &TxLaneSpec) -> TxLaneSpec {
         epoch: lane.epoch,
         lane: lane.lane,
         secret: lane.secret.duplicate(),
+        next: lane.next.as_ref().map(LaneSecret::duplicate),
+        phase_bits: lane.phase_bits,
         budget: lane.budget,
     }
 }

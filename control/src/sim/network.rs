@@ -118,6 +118,8 @@ impl Universe {
         }
         let cut =
             self.cut.contains(&(n, target)) || self.cut_networks.contains(&(n, target, network));
+        let cut_control = self.lose_control || self.cut_control.contains(&(n, target));
+        let cut = cut || cut_control && frame.content == Content::Control;
         if cut || self.random.chance(self.faults.loss) {
             self.trace
                 .note(self.now, n, "loses a frame to place", [target as u64, 0]);

@@ -2,13 +2,12 @@
 //! daemon's hub does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
-use tipsec_dataplane::command::{Command, CommandSeq, Event, RxLaneSpec, TxLaneSpec};
+use tipsec_dataplane::command::{Command, CommandSeq, Event, PhaseSpec, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::counters::{RxDrop, TxDrop};
-use tipsec_dataplane::ids::{Epoch, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::outer::OuterHeader;
-use tipsec_dataplane::window::Window;
+use tipsec_dataplane::sa::RxShared;
 
 use super::address_of;
 use super::mutants::Mutant;
@@ -32,10 +31,14 @@ pub struct Losses {
     pub no_key: u64,
     /// For a peer that is not on the worker's network.
     pub no_path: u64,
+    /// The lane's budget was spent.
+    pub spent: u64,
     /// Sealed at a worker without NIC.
     pub lost: u64,
     /// Received under an SPI that is not known.
     pub unknown_spi: u64,
+    /// Received in a phase that is over or has not begun.
+    pub unknown_phase: u64,
     /// Received, and the tag does not match.
     pub not_open: u64,
     /// Received before, or too old.
@@ -53,6 +56,7 @@ struct Waiting {
 /// What is known of a receiving lane.
 struct Receiving {
     peer: PeerIndex,
+    node: NodeId,
     epoch: Epoch,
 }
 
@@ -145,6 +149,7 @@ impl Node {
             self.known.insert(lane.node);
             let receiving = Receiving {
                 peer: lane.peer,
+                node: lane.node,
                 epoch: lane.epoch,
             };
             new &= self.receiving.insert(lane.spi, receiving).is_none();
@@ -152,12 +157,50 @@ impl Node {
                 let seq = CommandSeq(token.0);
                 let mut lane = Box::new(lane.duplicate());
                 if mutant == Some(Mutant::WindowPerWorker) {
-                    lane.window = Arc::new(Window::new());
+                    lane.shared = RxShared::of_single_lane(u64::MAX);
                 }
                 worker.commands.push_back(Command::InstallRx { seq, lane });
             }
         }
         new
+    }
+
+    /// The answers of every worker to the key of a receiving lane's next phase
+    /// are awaited from now on.
+    pub(super) fn await_stage(&mut self, token: Token) {
+        let waiting = Waiting {
+            answers: self.workers.len(),
+            then_map: Vec::new(),
+            installs: true,
+        };
+        self.waiting.insert(token, waiting);
+    }
+
+    /// Has one worker take the key; false if the lane is gone.
+    pub(super) fn stage_rx(&mut self, worker: usize, seq: CommandSeq, phase: &PhaseSpec) -> bool {
+        let worker = self.workers.get_mut(worker);
+        let Some(worker) = worker.filter(|_| self.receiving.contains_key(&phase.spi)) else {
+            return false;
+        };
+        let phase = Box::new(duplicate(phase));
+        worker.commands.push_back(Command::StageRx { seq, phase });
+        true
+    }
+
+    /// Has a worker take the key of its sending lane's next phase.
+    pub(super) fn stage_tx(&mut self, peer: PeerIndex, lane: LaneIndex, phase: PhaseSpec) {
+        if let Some(worker) = self.workers.get_mut(usize::from(lane.0)) {
+            worker.commands.push_back(Command::StageTx {
+                seq: NOBODY_WAITS,
+                peer,
+                phase: Box::new(phase),
+            });
+        }
+    }
+
+    /// The other end of a lane that is installed here.
+    pub(super) fn sender_on(&self, spi: Spi) -> Option<NodeId> {
+        self.receiving.get(&spi).map(|lane| lane.node)
     }
 
     /// Has every worker forget lanes. False if one of them is not installed.
@@ -283,13 +326,23 @@ impl Node {
             for counters in all.chain([&worker.counters.nobody]) {
                 losses.no_key += counters.tx_drops(TxDrop::NoKey);
                 losses.no_path += counters.tx_drops(TxDrop::NoPath);
+                losses.spent += counters.tx_drops(TxDrop::BudgetSpent);
                 losses.lost += counters.tx_drops(TxDrop::LinkLost);
                 losses.unknown_spi += counters.rx_drops(RxDrop::UnknownSpi);
+                losses.unknown_phase += counters.rx_drops(RxDrop::UnknownPhase);
                 losses.not_open += counters.rx_drops(RxDrop::OpenFailed);
                 losses.replayed += counters.rx_drops(RxDrop::Replayed);
             }
         }
         losses
+    }
+}
+
+fn duplicate(phase: &PhaseSpec) -> PhaseSpec {
+    PhaseSpec {
+        spi: phase.spi,
+        phase: phase.phase,
+        secret: phase.secret.duplicate(),
     }
 }
 

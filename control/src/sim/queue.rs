@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
-use tipsec_dataplane::command::Event;
+use tipsec_dataplane::command::{Event, PhaseSpec};
 
 use super::ledger::Serial;
 use crate::address::{Address, Network};
@@ -43,6 +43,13 @@ pub(super) enum Happening {
         life: u64,
         worker: usize,
     },
+    /// A worker is given the key of a lane's next phase.
+    Stage {
+        life: u64,
+        worker: usize,
+        token: Token,
+        phase: Rc<PhaseSpec>,
+    },
     /// The control thread hears of something.
     Event {
         life: u64,
@@ -64,6 +71,7 @@ impl Happening {
         match self {
             Self::Arrive { .. } => None,
             Self::Drain { life, .. }
+            | Self::Stage { life, .. }
             | Self::Event { life, .. }
             | Self::Installed { life, .. }
             | Self::Removed { life, .. } => Some(*life),

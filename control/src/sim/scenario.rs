@@ -12,6 +12,7 @@ use super::{Faults, Universe, master, ms, network, node_id};
 use crate::address::Network;
 use crate::derive::ClusterKeys;
 use crate::machine::{Input, LinkState};
+use crate::masters::Masters;
 use crate::time::{Instant, Random};
 
 /// After the faults stop, every pair is up within this time.
@@ -233,9 +234,9 @@ impl History {
                 }
             }
             Blow::OtherMaster(n) => {
-                universe.operate(n, Input::SetMaster(master(2)));
+                universe.operate(n, Input::SetMasters(Masters::only(master(2))));
                 universe.step_with_traffic(ms(300), PACE);
-                universe.operate(n, Input::SetMaster(Arc::clone(&self.key)));
+                universe.operate(n, Input::SetMasters(Masters::only(Arc::clone(&self.key))));
             }
             Blow::Attack(frames) => universe.attack_at_once(frames),
         }
@@ -250,8 +251,8 @@ impl History {
                 None => self.strike(Blow::Start(n)),
                 Some(_) => self.strike(Blow::Resume(n)),
             }
-            let key = Arc::clone(&self.key);
-            self.universe.operate(n, Input::SetMaster(key));
+            let masters = Masters::only(Arc::clone(&self.key));
+            self.universe.operate(n, Input::SetMasters(masters));
         }
         let start = self.universe.now;
         while !self.universe.all_up() {

@@ -17,6 +17,7 @@ use tipsec_dataplane::ids::{LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::Encapsulation;
 use tipsec_dataplane::payload::{Payload, Probe, ProbeOp};
+use tipsec_dataplane::phase::{Phase, PhaseBits};
 use tipsec_dataplane::rx::{Opened, open_burst};
 use tipsec_dataplane::sa::{RxLane, TxLane};
 use tipsec_dataplane::table::{RxTable, TxTable};
@@ -87,6 +88,12 @@ pub(super) enum Received {
     Refused(&'static str),
 }
 
+/// The keys of a sending lane, by phase.
+struct PhaseNames {
+    bits: PhaseBits,
+    names: BTreeMap<Phase, KeyName>,
+}
+
 /// One worker.
 pub(super) struct Worker {
     pub(super) network: Network,
@@ -99,8 +106,8 @@ pub(super) struct Worker {
     pub(super) commands: VecDeque<Command>,
     /// Whether it is going to wake up for them.
     pub(super) woken: bool,
-    /// The key that each peer's sending lane has.
-    keys: BTreeMap<PeerIndex, KeyName>,
+    /// The keys that each peer's sending lane has.
+    keys: BTreeMap<PeerIndex, PhaseNames>,
     room: Room,
     events: Vec<Event>,
 }
@@ -147,10 +154,13 @@ impl Worker {
                 self.answer(seq, !removed);
             }
             Command::InstallTx { seq, lane } => {
-                let (peer, key) = (lane.peer, name_of(&lane.secret));
+                let (peer, bits) = (lane.peer, lane.phase_bits);
+                let secrets = [Some(&lane.secret), lane.next.as_ref()];
+                let names = secrets.into_iter().flatten().map(name_of);
+                let names = (0..).map(Phase).zip(names).collect();
                 let refused = self.tx.install(TxLane::new(*lane)).is_err();
                 if !refused {
-                    self.keys.insert(peer, key);
+                    self.keys.insert(peer, PhaseNames { bits, names });
                 }
                 self.answer(seq, refused);
             }
@@ -159,6 +169,18 @@ impl Worker {
                 self.keys.remove(&peer);
                 self.answer(seq, false);
             }
+            Command::StageRx { seq, phase } => {
+                let refused = self.rx.stage(&phase).is_err();
+                self.answer(seq, refused);
+            }
+            Command::StageTx { seq, peer, phase } => {
+                let refused = self.tx.stage(peer, &phase).is_err();
+                if !refused && let Some(keys) = self.keys.get_mut(&peer) {
+                    keys.names.insert(phase.phase, name_of(&phase.secret));
+                }
+                self.answer(seq, refused);
+            }
+            Command::AllowPhase { peer, spi, phase } => self.tx.allow_phase(peer, spi, phase),
             Command::SetPath { peer, path } => self.tx.set_path(peer, path),
             Command::AllowData { peer, allowed } => self.tx.allow_data(peer, allowed),
             Command::SendProbe { peer, probe } => return self.probe(peer, &probe),
@@ -218,7 +240,8 @@ impl Worker {
         sealed.first()?;
         let bytes = self.room.frame().to_vec();
         let number = header(&bytes)?.packet_number;
-        let key = *self.keys.get(&peer)?;
+        let keys = self.keys.get(&peer)?;
+        let key = *keys.names.get(&keys.bits.phase_of(number))?;
         Some(Outgoing { bytes, key, number })
     }
 
@@ -275,6 +298,10 @@ impl Worker {
             let (peer, spi) = (lane.peer(), header.spi);
             self.events.push(Event::FirstOpen { peer, spi });
         }
+        if let Some(phase) = lane.phase_opened() {
+            let (peer, spi) = (lane.peer(), header.spi);
+            self.events.push(Event::PhaseOpened { peer, spi, phase });
+        }
         let plaintext = sealed[..sealed.len() - TAG_LEN].to_vec();
         self.deliver(header.spi, &plaintext)
     }
@@ -284,7 +311,7 @@ impl Worker {
             return Received::Refused("no lane");
         };
         let (from, peer) = (lane.node(), lane.peer());
-        let (lane, phase) = (lane.lane(), lane.highest_phase());
+        let (lane, phase) = (lane.lane(), lane.shared().reported_phase());
         let payload = plaintext.first().copied().and_then(Payload::decode);
         if payload != Some(Payload::Probe) {
             let label = Label::decode(plaintext);

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tipsec_control::keyring::Keyring;
 use tipsec_control::master::MasterKey;
+use tipsec_control::masters::Masters;
 use tipsec_dataplane::attach::{Attachment, Interface, Mode};
 use tipsec_dataplane::ids::NodeId;
 use tipsec_dataplane::outer::Encapsulation;
@@ -274,7 +275,9 @@ fn who_may_not_look_is_told_so() {
     let Some(lab) = Lab::new(1) else { return };
     let text = config(&lab, 1);
     let keyring = Keyring::open(&lab.dir.join("s1")).unwrap();
-    keyring.store(&MasterKey::generate().unwrap()).unwrap();
+    keyring
+        .store(&Masters::only(MasterKey::generate().unwrap()))
+        .unwrap();
     let nobody = [
         "setpriv",
         "--reuid=65534",

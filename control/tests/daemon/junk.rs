@@ -269,6 +269,7 @@ fn junk_of_every_kind_is_counted_and_changes_nothing() {
             "unknown_spi",
             "bad_gate",
             "flooded",
+            "repeated",
         ] {
             assert!(
                 after.xdp(reason) > books[at].xdp(reason),

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::Signal;
 use tipsec_control::keyring::Keyring;
 use tipsec_control::master::MasterKey;
+use tipsec_control::masters::Masters;
 use tipsec_dataplane::attach::{Attachment, Interface, Mode};
 use tipsec_dataplane::ids::NodeId;
 use tipsec_dataplane::outer::Encapsulation;
@@ -237,7 +238,9 @@ fn a_master_key_that_is_not_safe_or_not_whole_is_left_alone() {
     let text = config(&lab, 1);
     let state = lab.dir.join("s1");
     let keyring = Keyring::open(&state).unwrap();
-    keyring.store(&MasterKey::generate().unwrap()).unwrap();
+    keyring
+        .store(&Masters::only(MasterKey::generate().unwrap()))
+        .unwrap();
     let good = fs::read_to_string(keyring.path()).unwrap();
     let set_mode = |path: &std::path::Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -255,8 +258,10 @@ fn a_master_key_that_is_not_safe_or_not_whole_is_left_alone() {
     refused(&lab, &text, &[], &[&directory, "chmod 0700"]);
     set_mode(&state, 0o700);
 
+    let older = state.join("master.1");
     for bad in [&good[..good.len() / 2], "", "all of it gone\n"] {
         fs::write(keyring.path(), bad).unwrap();
+        fs::write(&older, bad).unwrap();
         refused(&lab, &text, &[], &[&path, "damaged"]);
         assert_eq!(fs::read_to_string(keyring.path()).unwrap(), bad);
     }

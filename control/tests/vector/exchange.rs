@@ -7,12 +7,14 @@ use std::time::Duration;
 use tipsec_control::address::{Address, Addresses, Network};
 use tipsec_control::frame::ControlFrame;
 use tipsec_control::machine::{Action, Destination, Input, Machine, Settings, Token};
+use tipsec_control::masters::Masters;
 use tipsec_control::message::{Offer, Start};
 use tipsec_control::noise::{Initiator, Responder};
 use tipsec_control::time::{Instant, Random};
 use tipsec_dataplane::command::{RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::secret::Suite;
 
 use super::file::Vector;
@@ -115,13 +117,14 @@ impl Side {
             rekey_interval: (interval_s > 0).then(|| Duration::from_secs(interval_s.into())),
             link_tolerance: Duration::from_millis(1500),
             budget: vector.u64(&field("budget")),
+            phase_bits: PhaseBits::PROTOCOL,
             failed_opens_limit: 1,
             max_peers: 1,
             spi_slots: 4096,
         };
         let machine = Machine::new(settings, NOW, &mut random);
         let mut side = Self { machine, random };
-        side.input(Input::SetMaster(Arc::new(keys(vector))));
+        side.input(Input::SetMasters(Masters::only(Arc::new(keys(vector)))));
         side
     }
 

@@ -58,6 +58,15 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
                 self.tx.remove(peer);
                 self.answer(seq, false);
             }
+            Command::StageRx { seq, phase } => {
+                let refused = self.rx.stage(&phase).is_err();
+                self.answer(seq, refused);
+            }
+            Command::StageTx { seq, peer, phase } => {
+                let refused = self.tx.stage(peer, &phase).is_err();
+                self.answer(seq, refused);
+            }
+            Command::AllowPhase { peer, spi, phase } => self.tx.allow_phase(peer, spi, phase),
             Command::SetPath { peer, path } => self.tx.set_path(peer, path),
             Command::SetMtu { mtu } => self.config.mtu = mtu,
             Command::AllowData { peer, allowed } => self.tx.allow_data(peer, allowed),

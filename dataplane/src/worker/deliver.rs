@@ -10,6 +10,7 @@ use crate::bearer::Bearer;
 use crate::command::Event;
 use crate::counters::{RxDrop, TxDrop, WorkerCounters};
 use crate::payload::{PROBE_LEN, Payload, Probe, ProbeOp};
+use crate::phase::Phase;
 use crate::rx::Opened;
 use crate::tap::TapPort;
 use crate::tap::coalesce::{Delivery, Received};
@@ -100,10 +101,11 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         match probe.op {
             ProbeOp::Request => {
                 self.counters.probes_begun.add(1);
+                let lane = self.rx.lane(spi);
                 let reply = Probe {
                     op: ProbeOp::Reply,
                     id: probe.id,
-                    phase: self.rx.lane(spi).map_or(0, |lane| lane.highest_phase()),
+                    phase: lane.map_or(Phase::FIRST, |lane| lane.shared().reported_phase()),
                 };
                 let mut frame = frame.into_frame();
                 write_probe(bearer, &mut frame, &reply);

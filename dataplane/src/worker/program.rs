@@ -18,7 +18,8 @@ use crate::frame::{MESSAGE_OFFSET, MESSAGE_OVERHEAD, PAYLOAD_OFFSET};
 use crate::ids::{NodeId, PeerIndex};
 use crate::payload::Payload;
 use crate::rx::Opened;
-use crate::table::{Class, RxTable, TxTable};
+use crate::sa::Class;
+use crate::table::{RxTable, TxTable};
 use crate::tap::TapPort;
 use crate::tx::Plain;
 
@@ -212,8 +213,6 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::aead::AnyAead;
     use crate::bearer::memory::{Faults, MemoryBearer, MemorySizes};
@@ -222,10 +221,10 @@ mod tests {
     use crate::ids::{Epoch, LaneIndex, Spi};
     use crate::mac::MacAddr;
     use crate::outer::{Encapsulation, OuterHeader};
-    use crate::sa::{RxLane, TxLane};
+    use crate::phase::PhaseBits;
+    use crate::sa::{RxLane, RxShared, TxLane};
     use crate::secret::{LaneSecret, Suite};
     use crate::tap::NoTap;
-    use crate::window::Window;
     use crate::worker::{Pass, Polling, WorkerConfig};
 
     const PEER: PeerIndex = PeerIndex(0);
@@ -272,6 +271,8 @@ mod tests {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(),
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
             budget: Budget {
                 soft: u64::MAX,
                 hard: u64::MAX,
@@ -285,8 +286,9 @@ mod tests {
             epoch: Epoch(1),
             lane: LaneIndex(0),
             secret: secret(),
-            window: Arc::new(Window::new()),
-            failed_opens_limit: 1,
+            next: None,
+            phase_bits: PhaseBits::PROTOCOL,
+            shared: RxShared::of_single_lane(1),
         }));
         assert_eq!(inserted, Ok(()));
     }

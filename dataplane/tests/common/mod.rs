@@ -16,12 +16,12 @@ use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::Payload;
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::rx::{Opened, open_burst};
-use tipsec_dataplane::sa::{RxLane, TxLane};
+use tipsec_dataplane::sa::{RxLane, RxShared, TxLane};
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::table::{RxTable, TxTable};
 use tipsec_dataplane::tx::{Plain, Sealed, seal_burst};
-use tipsec_dataplane::window::Window;
 
 #[cfg(feature = "crypto-aws-lc")]
 pub type Cipher = tipsec_dataplane::aead::aws_lc::AwsLc;
@@ -91,7 +91,7 @@ impl<A: Aead> Node<A> {
         NodeId::new(3 - self.id.value()).unwrap()
     }
 
-    pub fn install_rx(&mut self, spi: u32, epoch: u32, secret: LaneSecret) -> Arc<Window> {
+    pub fn install_rx(&mut self, spi: u32, epoch: u32, secret: LaneSecret) -> Arc<RxShared> {
         self.install_rx_limited(spi, epoch, secret, 1 << 36)
     }
 
@@ -101,8 +101,8 @@ impl<A: Aead> Node<A> {
         epoch: u32,
         secret: LaneSecret,
         failed_opens_limit: u64,
-    ) -> Arc<Window> {
-        let window = Arc::new(Window::new());
+    ) -> Arc<RxShared> {
+        let shared = RxShared::of_single_lane(failed_opens_limit);
         self.rx
             .insert(RxLane::new(RxLaneSpec {
                 spi: Spi::new(spi).unwrap(),
@@ -111,11 +111,12 @@ impl<A: Aead> Node<A> {
                 epoch: Epoch(epoch),
                 lane: LaneIndex(0),
                 secret,
-                window: Arc::clone(&window),
-                failed_opens_limit,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
+                shared: Arc::clone(&shared),
             }))
             .unwrap();
-        window
+        shared
     }
 
     pub fn install_tx(&mut self, spi: u32, epoch: u32, secret: LaneSecret, budget: Budget) {
@@ -129,6 +130,8 @@ impl<A: Aead> Node<A> {
                 epoch: Epoch(epoch),
                 lane: LaneIndex(0),
                 secret,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
                 budget,
             }))
             .unwrap();

@@ -2,8 +2,6 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
-use std::sync::Arc;
-
 use tipsec_dataplane::bearer::memory::{Faults, MemoryBearer, MemorySizes};
 use tipsec_dataplane::command::{
     Command, CommandSeq, ControlEnd, Event, RxLaneSpec, TxLaneSpec, channel,
@@ -13,9 +11,10 @@ use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
 use tipsec_dataplane::payload::{Probe, ProbeOp};
+use tipsec_dataplane::phase::{Phase, PhaseBits};
+use tipsec_dataplane::sa::RxShared;
 use tipsec_dataplane::secret::Suite;
 use tipsec_dataplane::tap::NoTap;
-use tipsec_dataplane::window::Window;
 use tipsec_dataplane::worker::{Polling, WorkerConfig};
 
 use crate::common::{Cipher, UNBOUNDED, secret};
@@ -77,8 +76,9 @@ impl End {
                 epoch: Epoch(1),
                 lane: LaneIndex(0),
                 secret: secret(Suite::Aes128Gcm, seed),
-                window: Arc::new(Window::new()),
-                failed_opens_limit: 1 << 30,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
+                shared: RxShared::of_single_lane(1 << 30),
             }),
         });
         other.endpoint.poll().unwrap();
@@ -102,6 +102,8 @@ impl End {
                 epoch: Epoch(1),
                 lane: LaneIndex(0),
                 secret: secret(Suite::Aes128Gcm, seed),
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
                 budget: UNBOUNDED,
             }),
         });
@@ -112,7 +114,11 @@ impl End {
     /// Asks for a probe of a node.
     pub fn probe(&self, to: u32, id: u64) {
         let op = ProbeOp::Request;
-        let probe = Probe { op, id, phase: 0 };
+        let probe = Probe {
+            op,
+            id,
+            phase: Phase::FIRST,
+        };
         let peer = peer(to);
         self.command(Command::SendProbe { peer, probe });
     }

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command as Process;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -22,9 +21,10 @@ use tipsec_dataplane::frame::TAP_OVERHEAD;
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::outer::{Encapsulation, OuterHeader};
+use tipsec_dataplane::phase::PhaseBits;
+use tipsec_dataplane::sa::RxShared;
 use tipsec_dataplane::secret::{LaneSecret, Suite};
 use tipsec_dataplane::tap::device::{Tap, TapConfig};
-use tipsec_dataplane::window::Window;
 use tipsec_dataplane::worker::{Polling, Worker, WorkerConfig, WorkerHandle, spawn};
 
 pub const ETHERTYPE: u16 = 0x88b5;
@@ -250,8 +250,9 @@ impl Node {
                 epoch: Epoch(epoch),
                 lane: LaneIndex(0),
                 secret: secret.duplicate(),
-                window: Arc::new(Window::new()),
-                failed_opens_limit: 1 << 20,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
+                shared: RxShared::of_single_lane(1 << 20),
             }),
         });
         self.expect_done(seq);
@@ -280,6 +281,8 @@ impl Node {
                 epoch: Epoch(epoch),
                 lane: LaneIndex(0),
                 secret,
+                next: None,
+                phase_bits: PhaseBits::PROTOCOL,
                 budget: Budget {
                     soft: u64::MAX,
                     hard: u64::MAX,

@@ -6,8 +6,8 @@ use super::Rng;
 use tipsec_xdp::Carrier;
 use tipsec_xdp::gate::{GateKey, gate};
 use tipsec_xdp::wire::{
-    CLEAR_HEADER_LEN, DEFAULT_ETHERTYPE, GROUP_IPV4, GROUP_IPV4_MAC, GROUP_IPV6, GROUP_IPV6_MAC,
-    GROUP_MAC, Kind, OFFSET_GATE,
+    CLEAR_HEADER_LEN, DEFAULT_ETHERTYPE, ETH_HEADER_LEN, GROUP_IPV4, GROUP_IPV4_MAC, GROUP_IPV6,
+    GROUP_IPV6_MAC, GROUP_MAC, Kind, OFFSET_GATE,
 };
 
 pub const OWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
@@ -160,6 +160,14 @@ pub fn control(kind: Kind, sender: u32, receiver: u32, master: u64, more: u16) -
     inner.resize(inner.len() + 16 + usize::from(more), 0xAC);
     set_gate(&mut inner, 0);
     inner
+}
+
+/// The same control frame in Ethernet without a tag as of another exchange: no
+/// repetition of it.
+pub fn of_exchange(mut frame: Vec<u8>, exchange: u64) -> Vec<u8> {
+    frame[ETH_HEADER_LEN + 24..][..8].copy_from_slice(&exchange.to_be_bytes());
+    set_gate(&mut frame, ETH_HEADER_LEN);
+    frame
 }
 
 /// Writes the gate that the clear header at `header` calls for.

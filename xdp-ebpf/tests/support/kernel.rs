@@ -8,6 +8,9 @@ use tipsec_xdp::wire::spi_index;
 
 pub type Counters = [u64; COUNTERS_LEN];
 
+/// A full pair of buckets.
+const FULL: [u8; size_of::<config::Buckets>()] = [0; size_of::<config::Buckets>()];
+
 pub struct Kernel {
     object: Object,
     counters: MapHandle,
@@ -115,13 +118,21 @@ impl Kernel {
         );
     }
 
-    /// Lists a peer, or fills its bucket again.
+    /// Lists a peer, or fills its buckets again.
     pub fn list_peer(&self, id: u32) {
-        self.set(config::MAP_PEER_BUCKETS, &id.to_ne_bytes(), &[0; 8]);
+        self.set(config::MAP_PEER_BUCKETS, &id.to_ne_bytes(), &FULL);
     }
 
-    pub fn fill_shared_bucket(&self, index: u32) {
-        self.set(config::MAP_SHARED_BUCKETS, &index.to_ne_bytes(), &[0; 8]);
+    pub fn fill_shared_buckets(&self, index: u32) {
+        self.set(config::MAP_SHARED_BUCKETS, &index.to_ne_bytes(), &FULL);
+    }
+
+    /// Forgets which frames were seen.
+    pub fn forget_repeats(&self) {
+        let repeats = self.map(config::MAP_REPEATS);
+        for gate in repeats.keys().collect::<Vec<_>>() {
+            repeats.delete(&gate).expect("the entry is there");
+        }
     }
 
     /// Puts a socket into XSKS for queue 0 until the returned guard is dropped.

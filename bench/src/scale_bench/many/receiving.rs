@@ -5,7 +5,6 @@
 //! and making a burst takes nothing of theirs out of the caches, and brings
 //! nothing in.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tipsec_dataplane::aead::{Aead, Nonce};
@@ -15,11 +14,11 @@ use tipsec_dataplane::command::RxLaneSpec;
 use tipsec_dataplane::counters::WorkerCounters;
 use tipsec_dataplane::frame::{DataHeader, PAYLOAD_OFFSET};
 use tipsec_dataplane::ids::{Epoch, LaneIndex};
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::rx::open_burst;
-use tipsec_dataplane::sa::RxLane;
+use tipsec_dataplane::sa::{RxLane, RxShared};
 use tipsec_dataplane::secret::LaneSecret;
 use tipsec_dataplane::table::RxTable;
-use tipsec_dataplane::window::Window;
 use tipsec_xdp::wire::{HEADER_LEN, TAG_LEN};
 
 use super::frames::{BurstMemory, encapsulation};
@@ -54,8 +53,9 @@ impl<A: Aead> Receiving<A> {
                 epoch: Epoch(1),
                 lane: LaneIndex(0),
                 secret: secret(),
-                window: Arc::new(Window::new()),
-                failed_opens_limit: u64::MAX,
+                next: Some(secret()),
+                phase_bits: PhaseBits::PROTOCOL,
+                shared: RxShared::of_single_lane(u64::MAX),
             });
             let refused = |error| failed("install a lane", format!("{error}"));
             table.insert(lane).map_err(refused)?;

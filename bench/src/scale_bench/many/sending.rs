@@ -7,6 +7,7 @@ use tipsec_dataplane::burst::{BURST, Burst};
 use tipsec_dataplane::command::{Budget, TxLaneSpec};
 use tipsec_dataplane::counters::WorkerCounters;
 use tipsec_dataplane::ids::{Epoch, LaneIndex};
+use tipsec_dataplane::phase::PhaseBits;
 use tipsec_dataplane::sa::TxLane;
 use tipsec_dataplane::table::TxTable;
 use tipsec_dataplane::tx::{Plain, seal_burst};
@@ -38,6 +39,8 @@ impl<A: Aead> Sending<A> {
                 epoch: Epoch(1),
                 lane: LaneIndex(0),
                 secret: secret(),
+                next: Some(secret()),
+                phase_bits: PhaseBits::PROTOCOL,
                 budget: Budget {
                     soft: u64::MAX,
                     hard: u64::MAX,

@@ -1,12 +1,11 @@
 //! Lanes of many peers, generation by generation. Imports nothing of the
 //! harness but `error`.
 
-use std::sync::Arc;
-
 use tipsec_dataplane::command::{Budget, RxLaneSpec, TxLaneSpec};
 use tipsec_dataplane::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
+use tipsec_dataplane::phase::PhaseBits;
+use tipsec_dataplane::sa::RxShared;
 use tipsec_dataplane::secret::LaneSecret;
-use tipsec_dataplane::window::Window;
 
 use crate::error::{Error, Result};
 use crate::scale_bench::SUITE;
@@ -64,8 +63,9 @@ pub(super) fn rx_lane(peer: u16, generation: u32) -> Result<RxLaneSpec> {
         epoch: Epoch(generation),
         lane: LaneIndex(0),
         secret: secret(peer, generation, Way::In),
-        window: Arc::new(Window::new()),
-        failed_opens_limit: u64::MAX,
+        next: Some(secret(peer, generation, Way::In)),
+        phase_bits: PhaseBits::PROTOCOL,
+        shared: RxShared::of_single_lane(u64::MAX),
     })
 }
 
@@ -78,6 +78,8 @@ pub(super) fn tx_lane(peer: u16, generation: u32, way: Way) -> Result<TxLaneSpec
         epoch: Epoch(generation),
         lane: LaneIndex(0),
         secret: secret(peer, generation, way),
+        next: Some(secret(peer, generation, way)),
+        phase_bits: PhaseBits::PROTOCOL,
         budget: Budget {
             soft: u64::MAX,
             hard: u64::MAX,

@@ -165,6 +165,8 @@ pub(super) enum KeyringState {
     Empty,
     /// A key that can be used.
     Stored,
+    /// Keys that can be used, but of the older copy, and why.
+    Damaged(String),
     /// Refused, with what to do.
     Refused(String),
 }

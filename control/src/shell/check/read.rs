@@ -285,7 +285,10 @@ fn keyring(directory: &Path) -> Reading<KeyringState> {
         Err(error) => return refused_keyring(&error, error.to_string()),
     }
     match Keyring::open(directory).and_then(|keyring| keyring.load()) {
-        Ok(Some(_)) => Reading::Known(KeyringState::Stored),
+        Ok(Some(loaded)) => Reading::Known(match loaded.fallback {
+            None => KeyringState::Stored,
+            Some(why) => KeyringState::Damaged(why),
+        }),
         Ok(None) => Reading::Known(KeyringState::Empty),
         Err(KeyringError::Io { what, path, source }) => {
             let told = format!("cannot {what} {}: {source}", path.display());

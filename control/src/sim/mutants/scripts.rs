@@ -11,7 +11,7 @@ use crate::sim::{Universe, is_group, master, ms, node_id, to_node};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Two nodes that rekey on request only, and are up.
+/// Two nodes that rekey on request only, and are up unless something is cut.
 fn pair(universe: &mut Universe) {
     for _ in 0..2 {
         universe.add(&master(1), None);
@@ -39,14 +39,16 @@ fn withheld_m1(universe: &mut Universe) -> Vec<u8> {
     last_m1(universe, 0).unwrap_or_default()
 }
 
-/// An m1 of a former life of a node, which its peer never saw, arrives when the
-/// next life is up. It is fresh, by its counter; and nobody answers for it.
+/// The first m1 of a former life of a node, which its peer never saw, arrives
+/// when the next life is up. It is fresh, by its counter; it builds on no chain,
+/// so that it can be read; and nobody answers for it.
 pub(super) fn m1_of_a_former_life(universe: &mut Universe) {
+    universe.cut.insert((0, 1));
     pair(universe);
-    let m1 = withheld_m1(universe);
+    let m1 = last_m1(universe, 0).unwrap_or_default();
     universe.cut.clear();
     universe.start(0, node_id(0), &master(1), None);
-    universe.step_with_traffic(5 * SECOND, ms(20));
+    universe.step_with_traffic(8 * SECOND, ms(20));
     universe.replay(to_node(1), m1, 0);
     universe.step_with_traffic(5 * SECOND, ms(20));
 }

@@ -58,6 +58,11 @@ fn state(area: &mut Area<'_>, facts: &Facts) {
         Reading::Known(KeyringState::Stored) => {
             area.ok("state_dir", format!("{path} holds a master key"));
         }
+        Reading::Known(KeyringState::Damaged(why)) => area.change(
+            "state_dir",
+            why,
+            "once the daemon runs: tipsec-keyctl master status",
+        ),
         Reading::Known(KeyringState::Empty | KeyringState::Missing) => area.change(
             "state_dir",
             format!("{path} holds no master key yet: nothing will be sealed"),

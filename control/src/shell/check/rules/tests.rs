@@ -458,6 +458,17 @@ fn files() {
             &["/var/lib/tipsec", "tipsec-keyctl master set"],
         ),
         (
+            &|f| {
+                keyring(
+                    f,
+                    Reading::Known(KeyringState::Damaged("the copy is used".into())),
+                )
+            },
+            "state_dir",
+            Change,
+            &["the copy is used", "tipsec-keyctl master status"],
+        ),
+        (
             &|f| keyring(f, Reading::Known(KeyringState::NoParent)),
             "state_dir",
             Stop,
