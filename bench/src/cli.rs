@@ -13,6 +13,7 @@ mod paced;
 mod pipeline;
 mod report;
 mod scale;
+mod sim;
 mod tap;
 mod wire;
 
@@ -49,6 +50,9 @@ enum Command {
     /// Measures how long frames take at 10, 50 and 90 % of the rate that passes
     /// without loss, from the time when each was due.
     Latency(paced::Arguments),
+    /// Runs histories of a simulated cluster, each from a seed, until one breaks
+    /// what must always hold; needs no privileges.
+    Sim(sim::Arguments),
     /// Makes one report of several runs.
     Report(report::Arguments),
     /// Holds short runs against the report of a full one and against a list of
@@ -67,6 +71,7 @@ impl Cli {
             Command::Scale(arguments) => scale::run(&arguments),
             Command::Ndr(arguments) => paced::ndr(&arguments),
             Command::Latency(arguments) => paced::latency(&arguments),
+            Command::Sim(arguments) => sim::run(&arguments),
             Command::Report(arguments) => report::run(&arguments),
             Command::Gate(arguments) => gate::run(&arguments),
         }

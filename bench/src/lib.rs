@@ -11,6 +11,7 @@
 //!   `wire_bench::paced` those of the same wire on a schedule, `ndr` and
 //!   `latency`; `chunks`, `burst_times`, `seed`: what `pipeline` and `scale`
 //!   measure with.
+//! * `sim_bench`: many histories of the control crate's simulator.
 //! * `peers`: what Tipsec is compared with, and Tipsec, as tunnels; `pair`: the
 //!   cable that they run on.
 //! * `report_html`: results as a page with plots; `gate`: short runs held against
@@ -63,6 +64,7 @@ pub mod results;
 pub mod rounds;
 pub mod scale_bench;
 pub mod seed;
+pub mod sim_bench;
 mod steal;
 mod sys;
 pub mod tap_bench;

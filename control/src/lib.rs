@@ -1,6 +1,7 @@
 //! Tipsec's control plane: the key machine, its messages, and the operator's
 //! protocol; behind the feature `daemon`, the shell around it, `tipsecd`, and
-//! `embed` for programs that are a node themselves.
+//! `embed` for programs that are a node themselves; behind the feature `sim`,
+//! a simulator of whole clusters.
 //!
 //! [`machine`] is pure: it sees no socket, no clock and no RNG.
 
@@ -18,6 +19,9 @@ pub mod message;
 pub mod noise;
 pub mod time;
 mod wire;
+
+#[cfg(feature = "sim")]
+pub mod sim;
 
 #[cfg(feature = "daemon")]
 pub mod config;

@@ -4,12 +4,10 @@
 // Helpers may stop at the first surprise, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod universe;
-
 use std::time::Duration;
 
 use tipsec_control::machine::{EventKind, Input};
-use universe::{Losses, Universe, master, ms};
+use tipsec_control::sim::{Losses, Universe, master, ms};
 
 const SECOND: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(4);

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod forgery;
-mod universe;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,8 +13,8 @@ use forgery::{forged_hello, forged_m1};
 use tipsec_control::frame::{ControlFrame, MessageType};
 use tipsec_control::machine::{Count, EventKind, Input};
 use tipsec_control::masters::Masters;
+use tipsec_control::sim::{Losses, Universe, master, ms, node_id, to_node};
 use tipsec_dataplane::ids::Incarnation;
-use universe::{Losses, Universe, master, ms, node_id, to_node};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// From then on nothing of a pair's first exchange is under way any more.

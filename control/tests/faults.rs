@@ -4,15 +4,13 @@
 // Helpers may stop at the first surprise, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod universe;
-
 use std::time::Duration;
 
 use tipsec_control::machine::{Destination, EventKind, Input, LinkState};
 use tipsec_control::masters::Masters;
+use tipsec_control::sim::{Faults, Seeded, Universe, is_group, master, ms, node_id, to_node};
 use tipsec_control::time::Random;
 use tipsec_xdp::wire::{MESSAGE_M1, OFFSET_MASTER_ID, OFFSET_MESSAGE_TYPE, OFFSET_SENDER};
-use universe::{Faults, Seeded, Universe, is_group, master, ms, node_id, to_node};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -259,6 +257,7 @@ fn nothing_is_stuck_after_any_history() {
                 loss: pick(300) as u64,
                 duplication: pick(300) as u64,
                 delay: ms(pick(200) as u64),
+                ..Faults::default()
             };
             let (a, b) = (pick(3), pick(3));
             match pick(8) {

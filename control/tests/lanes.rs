@@ -3,15 +3,13 @@
 // Helpers may stop at the first surprise, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod universe;
-
 use std::time::Duration;
 
 use tipsec_control::address::Address;
 use tipsec_control::machine::{Count, Destination, EventKind, Input};
+use tipsec_control::sim::{Faults, Losses, Universe, master, ms, network, node_id};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_xdp::wire::OFFSET_SENDER;
-use universe::{Faults, Losses, Universe, master, ms, network, node_id};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -88,12 +86,17 @@ fn rekeys_over_two_networks_lose_only_what_the_networks_lose() {
             loss: 50,
             duplication: 50,
             delay: ms(20),
+            ..Faults::default()
         };
         universe.run_with_traffic(5 * SECOND, ms(2));
         universe.faults = Faults::default();
         settle(&mut universe);
         let (sealed, delivered) = universe.data();
-        assert_eq!(delivered + universe.lost_by_network, sealed, "seed {seed}");
+        assert_eq!(
+            delivered + universe.lost_by_network(),
+            sealed,
+            "seed {seed}"
+        );
         let losses = universe.losses();
         let keys = (losses.no_key, losses.unknown_spi, losses.not_open);
         assert_eq!(keys, (0, 0, 0), "seed {seed}");

@@ -3,14 +3,13 @@
 // Helpers may stop at the first surprise, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod universe;
-
 use std::time::Duration;
 
 use tipsec_control::machine::{Count, EventKind, Input, LinkState};
 use tipsec_control::masters::Masters;
+use tipsec_control::sim::{Faults, Losses, Seeded, Universe, master, ms, node_id};
 use tipsec_control::time::Random;
-use universe::{Faults, Losses, Seeded, Universe, master, ms, node_id};
+use tipsec_dataplane::ids::Epoch;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -69,12 +68,17 @@ fn rekeys_lose_only_what_the_network_loses() {
             loss: 100,
             duplication: 50,
             delay: ms(20),
+            ..Faults::default()
         };
         universe.run_with_traffic(5 * SECOND, ms(2));
         universe.faults = Faults::default();
         universe.run(SECOND);
         let (sealed, delivered) = universe.data();
-        assert_eq!(delivered + universe.lost_by_network, sealed, "seed {seed}");
+        assert_eq!(
+            delivered + universe.lost_by_network(),
+            sealed,
+            "seed {seed}"
+        );
         let losses = universe.losses();
         let keys = (losses.no_key, losses.unknown_spi, losses.not_open);
         assert_eq!(keys, (0, 0, 0), "seed {seed}");
@@ -252,6 +256,27 @@ fn off_means_no_rekey_and_now_means_one() {
 }
 
 #[test]
+fn a_rekey_that_is_asked_for_during_another_is_not_forgotten() {
+    for after_us in (0..20_000).step_by(500) {
+        let mut universe = cluster(17, 2, None);
+        universe.run(6 * SECOND);
+        universe.input(0, Input::RekeyNow);
+        universe.run_until(SECOND, |u| u.view(0, 1).unwrap().tx_epoch != Some(Epoch(1)));
+        universe.run(Duration::from_micros(after_us));
+        let asked = universe.now;
+        universe.input(0, Input::RekeyNow);
+        universe.run(SECOND);
+        let age = universe.view(0, 1).unwrap().key_age.unwrap();
+        let since = universe.now.since(asked);
+        assert!(
+            since - age > ms(1),
+            "{after_us} µs after the first: keys of {age:?}"
+        );
+        assert_eq!(universe.view(0, 1).unwrap().rekeys, 2, "{after_us} µs");
+    }
+}
+
+#[test]
 fn simultaneous_rekeys_converge() {
     for seed in 0..100 {
         let mut universe = cluster(seed, 2, None);
@@ -260,6 +285,7 @@ fn simultaneous_rekeys_converge() {
             loss: 200,
             duplication: 100,
             delay: ms(30),
+            ..Faults::default()
         };
         for _ in 0..5 {
             universe.input(0, Input::RekeyNow);
@@ -276,7 +302,7 @@ fn simultaneous_rekeys_converge() {
             "seed {seed}"
         );
         assert!(
-            sealed - delivered - universe.lost_by_network < 10,
+            sealed - delivered - universe.lost_by_network() < 10,
             "seed {seed}"
         );
     }

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod forgery;
-mod universe;
 
 use std::time::Duration;
 
@@ -15,10 +14,12 @@ use tipsec_control::derive::MasterRing;
 use tipsec_control::frame::{ClearHeader, MessageType, encode, encode_clear};
 use tipsec_control::machine::{Count, Dependent, EventKind, Input, LinkState};
 use tipsec_control::masters::Masters;
+use tipsec_control::sim::{
+    Faults, Losses, Seeded, Universe, address_of, is_group, master, ms, node_id, to_node,
+};
 use tipsec_control::time::Random;
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
 use tipsec_xdp::wire::{MESSAGE_M1, OFFSET_MASTER_ID, OFFSET_MESSAGE_TYPE, OFFSET_SENDER};
-use universe::{Faults, Losses, Seeded, Universe, is_group, master, ms, node_id, to_node};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Within this every pair is under the newest key that both hold.
@@ -315,7 +316,7 @@ fn a_forced_retirement_wipes_what_was_under_the_key_and_nothing_else() {
     assert!(is_under(&universe, 1, 2, 1), "node 1 still has both");
     assert!(!universe.is_up(0, 2) && !universe.is_up(2, 0));
     set(&mut universe, 2, STAGED);
-    universe.run_until(3 * SECOND, Universe::all_up);
+    universe.run_until(10 * SECOND, Universe::all_up);
 }
 
 /// A pair after the rotation, with the previous key not yet retired.
@@ -498,7 +499,7 @@ fn hellos_under_another_key_do_not_touch_an_exchange() {
             suites: 0,
         };
         let network = Network::DEFAULT;
-        let here = universe::address_of(5, network);
+        let here = address_of(5, network);
         let hello = tipsec_control::message::Hello {
             incarnation: Incarnation(5),
             busy: false,
@@ -551,6 +552,7 @@ fn rotations_among_crashes_and_cuts_end_well() {
                 loss: pick(200),
                 duplication: pick(200),
                 delay: ms(pick(100)),
+                ..Faults::default()
             };
             let [a, b] = [(); 2].map(|()| usize::try_from(pick(3)).unwrap());
             match pick(8) {

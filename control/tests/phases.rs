@@ -4,15 +4,13 @@
 // Helpers may stop at the first surprise, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod universe;
-
 use std::time::Duration;
 
 use tipsec_control::machine::{Count, EventKind, Input};
+use tipsec_control::sim::{FRAME_COST, Faults, Losses, Universe, master, ms, network};
 use tipsec_dataplane::ids::PeerIndex;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::phase::Phase;
-use universe::{FRAME_COST, Faults, Losses, Universe, master, ms, network};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Between the data frames of a lane.
@@ -48,7 +46,7 @@ fn rekeys(universe: &Universe) -> u64 {
 
 fn everything_arrived(universe: &Universe) {
     let (sealed, delivered) = universe.data();
-    assert_eq!(delivered + universe.lost_by_network, sealed);
+    assert_eq!(delivered + universe.lost_by_network(), sealed);
     let losses = Losses {
         replayed: 0,
         ..universe.losses()
@@ -86,6 +84,7 @@ fn what_is_late_or_doubled_across_a_phase_opens_once() {
             loss: 20,
             duplication: 300,
             delay: ms(200),
+            ..Faults::default()
         };
         universe.run_with_traffic(30 * SECOND, PACE);
         universe.faults = Faults::default();
@@ -208,7 +207,7 @@ fn a_sender_never_outruns_its_receiver() {
     for (seed, frames) in (0..).zip([10, 20, 40, 100, 150, 240]) {
         let mut universe = pair_with(seed, None, frames * FRAME_COST);
         universe.lose_control = true;
-        universe.staging = ms(700);
+        universe.delays.staging = ms(700);
         universe.faults.delay = ms(50);
         universe.run_with_traffic(60 * SECOND, ms(2));
         universe.faults = Faults::default();

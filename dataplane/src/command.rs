@@ -52,6 +52,23 @@ pub struct RxLaneSpec {
     pub shared: Arc<RxShared>,
 }
 
+impl RxLaneSpec {
+    /// The same lane, window included, for another worker.
+    pub fn duplicate(&self) -> Self {
+        Self {
+            spi: self.spi,
+            peer: self.peer,
+            node: self.node,
+            epoch: self.epoch,
+            lane: self.lane,
+            secret: self.secret.duplicate(),
+            next: self.next.as_ref().map(LaneSecret::duplicate),
+            phase_bits: self.phase_bits,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
 /// A lane to seal frames on.
 pub struct TxLaneSpec {
     /// The receiver's name for it.

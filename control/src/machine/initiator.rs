@@ -129,6 +129,7 @@ impl Peer {
     pub(super) fn start(&mut self, cx: &mut Context<'_>) {
         self.start_at = None;
         if self.initiator.is_idle() {
+            self.rekey_asked = false;
             cx.core.counts.add(Count::Started);
             self.start_exchange(cx, cx.now, 0, [0; COOKIE_LEN]);
         }

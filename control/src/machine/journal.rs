@@ -167,6 +167,12 @@ impl Journal {
         }
     }
 
+    /// Events kept.
+    #[cfg(feature = "sim")]
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
     /// Events after the one numbered `after` (0 = all that are kept).
     pub fn after(&self, after: u64) -> impl Iterator<Item = &EventRecord> {
         self.events.iter().filter(move |event| event.seq > after)

@@ -48,6 +48,7 @@ mod beacon;
 mod bucket;
 mod chain;
 mod counts;
+mod defect;
 mod initiator;
 mod interface;
 mod journal;
@@ -59,6 +60,8 @@ mod responder;
 mod rotation;
 mod sa_keys;
 mod sas;
+#[cfg(feature = "sim")]
+mod sizes;
 mod spi_pool;
 mod suspicion;
 mod timers;
@@ -70,6 +73,13 @@ pub use journal::{EventKind, EventRecord, Journal};
 pub use link::LinkState;
 pub use rotation::Dependent;
 pub use view::PeerView;
+
+#[cfg(feature = "sim")]
+pub use defect::Defect;
+#[cfg(not(feature = "sim"))]
+use defect::Defect;
+#[cfg(feature = "sim")]
+pub use sizes::Sizes;
 
 use beacon::Beaconing;
 use peer::Peer;
@@ -97,6 +107,9 @@ struct Core {
     /// Where the epochs of a peer's offers start: above those of every peer
     /// that was forgotten, since it may come back with what it had.
     epoch_floor: Epoch,
+    /// What a simulation has broken.
+    #[cfg(feature = "sim")]
+    defect: Option<Defect>,
 }
 
 /// What a completion is for.
@@ -197,6 +210,8 @@ impl Machine {
                 next_probe: 1,
                 lost_lanes: BTreeSet::new(),
                 epoch_floor: Epoch(1),
+                #[cfg(feature = "sim")]
+                defect: None,
             },
             peers: Vec::new(),
             beaconing: Beaconing::starting(now),
@@ -494,11 +509,8 @@ impl Machine {
     fn on_rekey_now(&mut self, now: Instant, random: &mut dyn Random) {
         self.each_peer(now, random, |peer, cx| {
             if peer.incarnation.is_some() {
-                // Spread a little, so that a thousand pairs do not start in step.
-                let spread = cx
-                    .random
-                    .between(Duration::ZERO, Duration::from_millis(100));
-                peer.start_at = Some(cx.now + spread);
+                peer.rekey_asked = true;
+                peer.start_soon(cx);
             }
         });
     }

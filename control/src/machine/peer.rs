@@ -47,6 +47,8 @@ pub(super) struct Peer {
     pub(super) chains: Chains,
     /// When to start the next exchange.
     pub(super) start_at: Option<Instant>,
+    /// The operator asked for fresh keys, and no exchange has begun since.
+    pub(super) rekey_asked: bool,
     pub(super) beacon_heard: Option<Instant>,
     /// Counter of the newest m1 of each life of the peer that was seen, the
     /// newest life last: what an outsider repeats is never fresh.
@@ -88,6 +90,7 @@ impl Peer {
             suspicion: Suspicion::default(),
             chains: Chains::default(),
             start_at: None,
+            rekey_asked: false,
             beacon_heard: None,
             m1_seen: VecDeque::new(),
             interval: None,
@@ -123,6 +126,7 @@ impl Peer {
         self.incarnation = None;
         self.target = None;
         self.start_at = None;
+        self.rekey_asked = false;
         self.rotate_at = None;
         self.last_completed = None;
         self.exchanges = 0;
@@ -188,8 +192,12 @@ impl Peer {
 
     /// Sets when this node starts the next exchange: the lower id at 0.9–1.0
     /// times the interval, the higher at 1.1–1.2 as backup. The pair's smaller
-    /// interval rules; `off` means "don't start".
+    /// interval rules; `off` means "don't start". An exchange that was under
+    /// way when the operator asked for fresh keys has not made them.
     pub(super) fn schedule_rekey(&mut self, cx: &mut Context<'_>) {
+        if self.rekey_asked {
+            return self.start_soon(cx);
+        }
         let Some(since) = self.keys_since else { return };
         let own = cx.core.settings.rekey_interval;
         let Some(interval) = own.and_then(|_| self.pair_interval(cx)) else {
@@ -210,5 +218,14 @@ impl Peer {
             .random
             .between(Duration::ZERO, Duration::from_millis(100));
         self.start_at = Some((since + wait).max(cx.now + soon));
+    }
+
+    /// Starts an exchange in a moment: spread a little, so that a thousand
+    /// pairs do not start in step.
+    pub(super) fn start_soon(&mut self, cx: &mut Context<'_>) {
+        let spread = cx
+            .random
+            .between(Duration::ZERO, Duration::from_millis(100));
+        self.start_at = Some(cx.now + spread);
     }
 }

@@ -8,7 +8,7 @@ use super::chain::BARE;
 use super::initiator::{InitiatorSlot, matches_header, prologue};
 use super::peer::Peer;
 use super::sas::{MAX_RX_SAS, common_suite};
-use super::{Context, Count, EventKind};
+use super::{Context, Count, Defect, EventKind};
 use crate::address::{Addresses, Network};
 use crate::derive::{Chain, ClusterKeys, Sek};
 use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
@@ -96,6 +96,7 @@ impl Peer {
         if let ResponderSlot::Answered(answered) = &self.responder
             && answered.exchange == frame.header().exchange
             && raw.starts_with(&answered.m1)
+            && !cx.has(Defect::ResealedM2)
         {
             cx.core.counts.add(Count::Repeated);
             return self.send_m2(cx, by);
@@ -146,21 +147,24 @@ impl Peer {
         else {
             return cx.core.counts.add(Count::Refused);
         };
-        let stale = start.responder != Some(cx.core.settings.incarnation)
-            || self
-                .m1_seen
-                .iter()
-                .any(|&(life, counter)| life == start.initiator && start.counter <= counter);
+        let seen = |&(life, counter): &(Incarnation, u64)| {
+            let is_old =
+                start.counter < counter || start.counter == counter && !cx.has(Defect::ResealedM2);
+            life == start.initiator && is_old && !cx.has(Defect::StaleM1)
+        };
+        let stale =
+            start.responder != Some(cx.core.settings.incarnation) || self.m1_seen.iter().any(seen);
         if stale {
             return self.send_hello(cx, frame, (&start.addresses, by), false);
         }
         let is_other =
             self.is_alive_as_other(start.initiator) && !self.outranks_sa(cx, header.master);
         let is_bare = header.chain == BARE && self.is_alive_with_chain(start.initiator);
-        if is_bare && self.may_have_crossed(cx.now) {
+        if cx.has(Defect::TrustedM1) {
+            self.adopt(cx, start.initiator);
+        } else if is_bare && self.may_have_crossed(cx.now) {
             return cx.core.counts.add(Count::Stale);
-        }
-        if is_other || is_bare {
+        } else if is_other || is_bare {
             return self.suspect(cx, start.initiator, Some((frame, by)));
         }
         let Some(suite) = common_suite(&cx.core.settings.suites, header.suites) else {
@@ -180,6 +184,9 @@ impl Peer {
             return self.send_hello(cx, frame, (&start.addresses, by), true);
         }
         self.saw_m1(start.initiator, start.counter);
+        if cx.has(Defect::TieBreakOnM1) && cx.core.settings.node > self.node {
+            self.initiator = InitiatorSlot::Idle;
+        }
         self.learn_holdings(cx, &start.holdings, start.initiator, header.master);
         let Some(offer) = self.draw_offer(cx, suite, start.lanes) else {
             return self.send_hello(cx, frame, (&start.addresses, by), true);
@@ -226,6 +233,9 @@ impl Peer {
             installed: false,
             since: cx.now,
         }));
+        if cx.has(Defect::OfferBeforeInstall) {
+            self.responder_installed(cx, offer.epoch);
+        }
     }
 
     /// The own SA of this epoch is installed: m2 may leave.
@@ -271,7 +281,7 @@ impl Peer {
             }
             _ if self.last_completed == Some(exchange) => {
                 cx.core.counts.add(Count::Repeated);
-                self.probe_every_lane(cx);
+                self.confirm(cx);
             }
             _ => self.answer_by_hello(cx, frame, by),
         }

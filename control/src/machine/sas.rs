@@ -18,7 +18,7 @@ use super::lanes::{ProbeName, Reach, TxLane};
 use super::peer::Peer;
 use super::phases::{RxPhases, TxPhases};
 use super::sa_keys::SaKeys;
-use super::{Action, Context, Count, EventKind, Pending};
+use super::{Action, Context, Count, Defect, EventKind, Pending};
 use crate::address::{Addresses, Network};
 use crate::derive::Sek;
 use crate::message::Offer;
@@ -250,6 +250,7 @@ impl Peer {
         if let Some(tx) = &self.tx
             && tx.incarnation == receiver
             && tx.epoch >= offer.epoch
+            && !cx.has(Defect::LowerEpoch)
         {
             return;
         }
@@ -297,7 +298,15 @@ impl Peer {
         });
         self.hold_data(cx);
         self.note_pathless(cx, &offer.addresses);
-        self.probe_every_lane(cx);
+        self.confirm(cx);
+    }
+
+    /// Uses the sending SA on every lane at once, idle or not: the only
+    /// acknowledgement of m3.
+    pub(super) fn confirm(&mut self, cx: &mut Context<'_>) {
+        if !cx.has(Defect::NoConfirm) {
+            self.probe_every_lane(cx);
+        }
     }
 
     /// How the lanes of the next sending SA start. At a rekey data flows on
@@ -339,7 +348,9 @@ impl Peer {
     /// The peer has taken the own offer, and so can answer: asks again for the
     /// confirmation that it could not give before.
     pub(super) fn confirm_awaited(&mut self, cx: &mut Context<'_>) {
-        let Some(tx) = &self.tx else { return };
+        let Some(tx) = self.tx.as_ref().filter(|_| !cx.has(Defect::NoConfirm)) else {
+            return;
+        };
         for lane in tx.awaited().collect::<Vec<_>>() {
             self.send_probe(cx, lane);
         }
@@ -416,7 +427,11 @@ impl Peer {
             live.state = RxState::Live;
         }
         let (epoch, incarnation) = (live.epoch, live.incarnation);
-        let until = cx.now + grace(pair);
+        let grace = match cx.has(Defect::NoGrace) {
+            true => Duration::ZERO,
+            false => grace(pair),
+        };
+        let until = cx.now + grace;
         for sa in &mut self.rx {
             if sa.incarnation == incarnation && sa.epoch < epoch {
                 sa.retire_at(until);

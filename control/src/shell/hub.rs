@@ -16,7 +16,6 @@ use tipsec_dataplane::counters::WorkerCounters;
 use tipsec_dataplane::ids::{LaneIndex, PeerIndex, Spi};
 use tipsec_dataplane::payload::Probe;
 use tipsec_dataplane::phase::Phase;
-use tipsec_dataplane::secret::LaneSecret;
 use tipsec_dataplane::worker::WorkerHandle;
 
 use super::paths::Path;
@@ -157,7 +156,7 @@ impl Hub {
         for lane in lanes {
             for at in 0..self.workers.len() {
                 let seq = self.command(token);
-                let lane = Box::new(duplicate(&lane));
+                let lane = Box::new(lane.duplicate());
                 self.workers[at].send(Command::InstallRx { seq, lane });
             }
         }
@@ -384,19 +383,5 @@ impl Hub {
                 tracing::error!("{panic}");
             }
         }
-    }
-}
-
-fn duplicate(lane: &RxLaneSpec) -> RxLaneSpec {
-    RxLaneSpec {
-        spi: lane.spi,
-        peer: lane.peer,
-        node: lane.node,
-        epoch: lane.epoch,
-        lane: lane.lane,
-        secret: lane.secret.duplicate(),
-        next: lane.next.as_ref().map(LaneSecret::duplicate),
-        phase_bits: lane.phase_bits,
-        shared: Arc::clone(&lane.shared),
     }
 }

@@ -8,9 +8,8 @@ use tipsec_control::frame::{ClearHeader, ControlFrame, MessageType, encode, enco
 use tipsec_control::masters::Masters;
 use tipsec_control::message::{Hello, Holdings, MAX_OFFER_LEN, Start};
 use tipsec_control::noise::{HANDSHAKE_OVERHEAD, Initiator};
+use tipsec_control::sim::{Seeded, Universe, node_id};
 use tipsec_dataplane::ids::{Epoch, Incarnation};
-
-use super::universe::{Seeded, Universe, node_id};
 
 /// An m1 in the name of place `of`, by somebody who holds this key and has seen
 /// the wire.
