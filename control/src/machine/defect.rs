@@ -26,6 +26,11 @@ pub enum Defect {
     ResealedM2,
     /// The counter of m1 is not looked at.
     StaleM1,
+    /// A phase is reported when it has opened, and not when every worker has the
+    /// key of the next.
+    EarlyReport,
+    /// Nothing follows from a change of the master keys.
+    NoRotation,
 }
 
 impl Core {

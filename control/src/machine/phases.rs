@@ -21,7 +21,7 @@ use tipsec_dataplane::sa::RxShared;
 use super::lanes::ProbeName;
 use super::peer::Peer;
 use super::sa_keys::SaKeys;
-use super::{Action, Context, Count, EventKind, Pending};
+use super::{Action, Context, Count, Defect, EventKind, Pending};
 use crate::time::Instant;
 
 /// What is late of a phase still opens for so long after the next has begun.
@@ -181,6 +181,9 @@ impl Peer {
             {
                 lane.opened = phase;
                 lane.stage_at = Some(cx.now + PHASE_GRACE);
+                if cx.has(Defect::EarlyReport) {
+                    lane.shared.report_phase(phase);
+                }
                 phases.set_deadline();
             }
         }

@@ -16,7 +16,7 @@ use super::initiator::InitiatorSlot;
 use super::peer::Peer;
 use super::responder::ResponderSlot;
 use super::sas::{RxSa, RxState};
-use super::{Action, Context, Count, EventKind, Machine};
+use super::{Action, Context, Count, Defect, EventKind, Machine};
 use crate::derive::{ClusterKeys, MasterRing};
 use crate::masters::Role;
 use crate::message::Holdings;
@@ -293,7 +293,7 @@ impl Peer {
     /// Plans the rekey that brings the pair under the key that it should be
     /// under, unless it is planned or there.
     pub(super) fn rotate_if_owed(&mut self, cx: &mut Context<'_>, after: After) {
-        if !self.owes_rotation(cx) {
+        if !self.owes_rotation(cx) || cx.has(Defect::NoRotation) {
             self.rotate_at = None;
         } else if self.rotate_at.is_none() {
             let is_lower = cx.core.settings.node < self.node;

@@ -50,6 +50,8 @@ invariants! {
     AllUp = "all-up", "after the faults stop, every pair is up within the bound";
     /// In the end, when all pairs are up.
     DataBothWays = "data-both-ways", "between pairs that are up in a calm network, all data arrives";
+    /// In the end, a minute after all nodes hold the same.
+    ActiveKey = "active-key", "when all nodes hold the same master keys, every pair comes under the active one";
     /// In the end: by interval, and on request.
     FreshKeys = "fresh-keys", "a pair that is to rekey has fresh keys, by interval and on request";
 }

@@ -45,6 +45,7 @@ mod node;
 mod queue;
 mod random;
 mod room;
+mod rotation;
 pub mod scale;
 pub mod scenario;
 mod trace;

@@ -111,7 +111,7 @@ pub const CATALOGUE: &[Entry] = &[
     entry(
         "no-grace",
         Mutant::Machine(Defect::NoGrace),
-        Shown::Seed(Mode::Liveness, 1),
+        Shown::Seed(Mode::Liveness, 3),
         Invariant::NothingLost,
     ),
     entry(
@@ -143,6 +143,18 @@ pub const CATALOGUE: &[Entry] = &[
         Mutant::Machine(Defect::StaleM1),
         Shown::Seed(Mode::Liveness, 2),
         Invariant::MessageOnce,
+    ),
+    entry(
+        "early-report",
+        Mutant::Machine(Defect::EarlyReport),
+        Shown::Seed(Mode::Liveness, 22),
+        Invariant::BothNames,
+    ),
+    entry(
+        "no-rotation",
+        Mutant::Machine(Defect::NoRotation),
+        Shown::Seed(Mode::Liveness, 131),
+        Invariant::ActiveKey,
     ),
 ];
 

@@ -2,15 +2,16 @@
 //! liveness mode the calm afterwards, in which everything has to work again.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
+
+use tipsec_dataplane::phase::{Phase, PhaseBits};
 
 use super::invariant::{Invariant, Violation};
 use super::mutants::Mutant;
 use super::random::Seeded;
+use super::rotation::Step;
 use super::{Faults, Universe, master, ms, network, node_id};
 use crate::address::Network;
-use crate::derive::ClusterKeys;
 use crate::machine::{Input, LinkState};
 use crate::masters::Masters;
 use crate::time::{Instant, Random};
@@ -26,6 +27,9 @@ const CALM: [Duration; 3] = [
 ];
 /// What an exchange takes at most in a calm network, jitter included.
 const REKEY_WITHIN: Duration = Duration::from_secs(2);
+/// After all nodes hold the same master keys, every pair is under the active one
+/// within this time.
+const ROTATED_WITHIN: Duration = Duration::from_secs(60);
 /// Distance of data frames of one worker to one peer.
 const PACE: Duration = ms(40);
 /// The same in the calm before the last look.
@@ -71,6 +75,8 @@ pub struct Outcome {
     pub payloads: (u64, u64, u64),
     /// How long it took from the calm until all pairs were up.
     pub up_after: Option<Duration>,
+    /// The highest phase in which a frame was opened.
+    pub highest_phase: Phase,
 }
 
 /// One thing that befalls the cluster.
@@ -89,6 +95,8 @@ enum Blow {
     RekeyAll,
     Interval(usize, Option<Duration>),
     OtherMaster(usize),
+    /// The next step of the rotation, unless the node is ahead of another.
+    Rotate(usize),
     Attack(u32),
 }
 
@@ -102,7 +110,10 @@ impl fmt::Display for Blow {
 struct History {
     universe: Universe,
     chance: Seeded,
-    key: Arc<ClusterKeys>,
+    /// What is drawn apart, so that histories without it are as they were.
+    apart: Seeded,
+    /// How far each node is in the rotation; `None` if there is none.
+    steps: Option<Vec<Step>>,
     intervals: Vec<Option<Duration>>,
     lanes: Vec<Vec<Network>>,
 }
@@ -122,6 +133,7 @@ pub fn run(plan: &Plan) -> Outcome {
 impl History {
     fn new(plan: &Plan) -> Self {
         let mut chance = Seeded::new(plan.seed);
+        let mut apart = Seeded::new(!plan.seed);
         let mut universe = Universe::new(chance.next_u64());
         universe.seed = plan.seed;
         universe.mutant = plan.mutant;
@@ -147,9 +159,13 @@ impl History {
             Some(SECOND),
             Some(3 * SECOND),
         ];
+        if apart.chance(400) {
+            draw_phases(&mut universe, &mut apart);
+        }
         let mut history = Self {
             universe,
-            key: master(1),
+            steps: apart.chance(300).then(|| vec![Step::Old; nodes]),
+            apart,
             intervals: (0..nodes).map(|_| chance.pick(&intervals)).collect(),
             lanes: (0..nodes).map(|_| draw_lanes(&mut chance)).collect(),
             chance,
@@ -169,6 +185,10 @@ impl History {
         for _ in 0..4 + self.chance.below(8) {
             let blow = self.draw_blow();
             self.strike(blow);
+            if self.steps.is_some() && self.apart.chance(700) {
+                let n = self.apart.below(self.universe.nodes.len());
+                self.strike(Blow::Rotate(n));
+            }
             let length = match self.chance.chance(30) {
                 true => self.chance.between(ms(0), 30 * SECOND),
                 false => self.chance.between(ms(0), ms(1200)),
@@ -200,13 +220,15 @@ impl History {
     }
 
     fn strike(&mut self, blow: Blow) {
+        let steps = self.steps.clone();
+        let ring = |n: usize| steps.as_ref().map_or(Step::Old, |steps| steps[n]).ring();
         let universe = &mut self.universe;
         universe.say(format!("BLOW {blow}"));
         match blow {
             Blow::Kill(n) => universe.kill(n),
             Blow::Start(n) => {
                 universe.lanes.clone_from(&self.lanes[n]);
-                universe.start(n, node_id(n), &self.key, self.intervals[n]);
+                universe.start_with(n, node_id(n), ring(n), self.intervals[n]);
             }
             Blow::Stop(n) => universe.stop(n),
             Blow::Resume(n) => universe.resume(n),
@@ -234,11 +256,30 @@ impl History {
                 }
             }
             Blow::OtherMaster(n) => {
-                universe.operate(n, Input::SetMasters(Masters::only(master(2))));
+                universe.operate(n, Input::SetMasters(Masters::only(master(9))));
                 universe.step_with_traffic(ms(300), PACE);
-                universe.operate(n, Input::SetMasters(Masters::only(Arc::clone(&self.key))));
+                universe.operate(n, Input::SetMasters(ring(n)));
             }
+            Blow::Rotate(n) => self.rotate(n),
             Blow::Attack(frames) => universe.attack_at_once(frames),
+        }
+    }
+
+    /// An operator takes the next step at a node, if it has come no further
+    /// than any other. One that is stopped does not hear it.
+    fn rotate(&mut self, n: usize) {
+        let Some(steps) = &mut self.steps else {
+            return;
+        };
+        let node = self.universe.nodes[n].as_ref();
+        let is_stopped = node.is_some_and(|node| node.stopped.is_some());
+        if let Some(next) = steps[n].next()
+            && !is_stopped
+            && steps.iter().all(|other| steps[n] <= *other)
+        {
+            // A process that is dead reads it when it starts again.
+            steps[n] = next;
+            self.universe.operate(n, Input::SetMasters(next.ring()));
         }
     }
 
@@ -251,8 +292,12 @@ impl History {
                 None => self.strike(Blow::Start(n)),
                 Some(_) => self.strike(Blow::Resume(n)),
             }
-            let masters = Masters::only(Arc::clone(&self.key));
-            self.universe.operate(n, Input::SetMasters(masters));
+            let furthest = self.steps.iter().flatten().max().copied();
+            let furthest = furthest.unwrap_or_default();
+            if let Some(steps) = &mut self.steps {
+                steps[n] = furthest;
+            }
+            self.universe.operate(n, Input::SetMasters(furthest.ring()));
         }
         let start = self.universe.now;
         while !self.universe.all_up() {
@@ -267,6 +312,10 @@ impl History {
             self.universe.step_with_traffic(ms(50), PACE);
         }
         let took = self.universe.now.since(start);
+        if self.steps.is_some() {
+            self.universe.step_with_traffic(ROTATED_WITHIN, CALM_PACE);
+            self.judge_masters();
+        }
         self.quiet();
         Some(took)
     }
@@ -305,6 +354,30 @@ impl History {
             universe.is_wrong((Invariant::DataBothWays, text));
         }
         self.judge_keys(eager, &epochs);
+    }
+
+    /// All nodes hold the same keys: what they seal is under the active one.
+    fn judge_masters(&mut self) {
+        let ring = self.steps.iter().flatten().max().copied();
+        let active = ring.unwrap_or_default().ring().active().id();
+        let others = [1, 2].map(|n| master(n).id());
+        let mut behind = Vec::new();
+        for (a, b) in self.pairs() {
+            let under = self.universe.view(a, b).and_then(|view| view.master);
+            let machine = self.universe.nodes[a].as_ref().map(|node| &node.machine);
+            let depends = machine.is_some_and(|machine| {
+                let others = others.iter().filter(|other| **other != active);
+                let mut dependents = others.flat_map(|other| machine.dependents(*other));
+                dependents.any(|dependent| dependent.node == node_id(b))
+            });
+            if under != Some(active) || depends {
+                behind.push(format!("{} to {}", node_id(a), node_id(b)));
+            }
+        }
+        if !behind.is_empty() {
+            let text = format!("under another key: {}", behind.join(", "));
+            self.universe.is_wrong((Invariant::ActiveKey, text));
+        }
     }
 
     /// Sending epochs: (node, peer, epoch).
@@ -375,8 +448,17 @@ impl History {
             simulated: universe.now.since(start),
             payloads: universe.payloads.totals(),
             up_after,
+            highest_phase: universe.highest_phase,
         }
     }
+}
+
+/// Budgets that last seconds, so that lanes go on in phases.
+fn draw_phases(universe: &mut Universe, apart: &mut Seeded) {
+    universe.budget = apart.pick(&[60, 120, 400]);
+    let bits = apart.pick(&[PhaseBits::MIN, PhaseBits::MIN + 3]);
+    universe.phase_bits = PhaseBits::new(bits).unwrap_or(PhaseBits::PROTOCOL);
+    universe.delays.staging = apart.pick(&[ms(0), ms(0), ms(300)]);
 }
 
 fn draw_lanes(chance: &mut Seeded) -> Vec<Network> {
