@@ -60,6 +60,7 @@ mod responder;
 mod rotation;
 mod sa_keys;
 mod sas;
+mod schedule;
 #[cfg(feature = "sim")]
 mod sizes;
 mod spi_pool;
@@ -83,6 +84,7 @@ pub use sizes::Sizes;
 
 use beacon::Beaconing;
 use peer::Peer;
+use schedule::Schedule;
 use spi_pool::SpiPool;
 
 /// What every handler may use, besides its own peer.
@@ -179,6 +181,9 @@ impl Core {
 pub struct Machine {
     core: Core,
     peers: Vec<Peer>,
+    /// When each of them wants attention next; every step of a peer ends with
+    /// [`Machine::reschedule`].
+    schedule: Schedule,
     beaconing: Beaconing,
     claims: Claims,
 }
@@ -214,6 +219,7 @@ impl Machine {
                 defect: None,
             },
             peers: Vec::new(),
+            schedule: Schedule::default(),
             beaconing: Beaconing::starting(now),
             claims: Claims::new(),
         }
@@ -340,6 +346,7 @@ impl Machine {
                 masters,
             },
         );
+        self.reschedule(usize::from(index.0));
     }
 
     /// The checks before the state table, cheapest first.
@@ -389,6 +396,7 @@ impl Machine {
             MessageType::M2 => peer.on_m2(cx, &frame, network),
             MessageType::M3 => peer.on_m3(cx, &frame, network),
         }
+        self.reschedule(index);
     }
 
     /// Finds a peer, or makes one; a full table gives up the peer that has
@@ -535,6 +543,9 @@ impl Machine {
                     masters,
                 },
             );
+        }
+        for index in 0..self.peers.len() {
+            self.reschedule(index);
         }
     }
 }

@@ -59,12 +59,16 @@ impl Machine {
     /// master key, and so nothing to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.core.masters.as_ref()?;
-        let tolerance = self.core.settings.link_tolerance;
-        self.peers
-            .iter()
-            .filter_map(|peer| peer.deadline(tolerance))
-            .chain([self.beaconing.deadline()])
-            .min()
+        let beacon = self.beaconing.deadline();
+        Some(self.schedule.first().map_or(beacon, |at| at.min(beacon)))
+    }
+
+    /// Notes when a peer wants attention next: after each of its steps.
+    pub(super) fn reschedule(&mut self, index: usize) {
+        if let Some(peer) = self.peers.get(index) {
+            let at = peer.deadline(self.core.settings.link_tolerance);
+            self.schedule.set(peer.index, at);
+        }
     }
 
     pub(super) fn on_timer(&mut self, now: Instant, random: &mut dyn Random) {
@@ -77,7 +81,9 @@ impl Machine {
             core: &mut self.core,
             masters,
         });
-        self.each_peer(now, random, |peer, cx| peer.on_timer(cx));
+        for index in self.schedule.due(now) {
+            self.with_peer(now, random, index, Peer::on_timer);
+        }
     }
 }
 
