@@ -4,12 +4,10 @@
 //! queue; an eventfd beside each wakes the side that sleeps in `poll`. The
 //! worker drains commands between bursts, before it seals anything.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam::queue::ArrayQueue;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{PollFd, Timespec};
 
 use crate::ids::{Epoch, LaneIndex, NodeId, PeerIndex, Spi};
 use crate::outer::OuterHeader;
@@ -17,6 +15,7 @@ use crate::payload::Probe;
 use crate::phase::{Phase, PhaseBits};
 use crate::sa::RxShared;
 use crate::secret::LaneSecret;
+use crate::sync::{AtomicBool, Bell, Ordering, Queue};
 
 /// Commands that may wait for a worker.
 pub const COMMAND_CAPACITY: usize = 4096;
@@ -69,6 +68,13 @@ impl RxLaneSpec {
     }
 }
 
+impl RxLaneSpec {
+    /// Its secrets, phase by phase.
+    pub fn secrets(&self) -> impl Iterator<Item = &LaneSecret> {
+        std::iter::once(&self.secret).chain(&self.next)
+    }
+}
+
 /// A lane to seal frames on.
 pub struct TxLaneSpec {
     /// The receiver's name for it.
@@ -91,6 +97,13 @@ pub struct TxLaneSpec {
     pub budget: Budget,
 }
 
+impl TxLaneSpec {
+    /// Its secrets, phase by phase.
+    pub fn secrets(&self) -> impl Iterator<Item = &LaneSecret> {
+        std::iter::once(&self.secret).chain(&self.next)
+    }
+}
+
 /// The key of a lane in one more phase.
 pub struct PhaseSpec {
     /// The lane.
@@ -99,6 +112,17 @@ pub struct PhaseSpec {
     pub phase: Phase,
     /// Key and IV.
     pub secret: LaneSecret,
+}
+
+impl PhaseSpec {
+    /// One more, for another worker: each keeps a key of its own.
+    pub fn duplicate(&self) -> Self {
+        Self {
+            spi: self.spi,
+            phase: self.phase,
+            secret: self.secret.duplicate(),
+        }
+    }
 }
 
 /// How much one lane may seal in one phase, in packets plus AES blocks.
@@ -299,10 +323,10 @@ pub enum Event {
 
 /// What both ends hold.
 struct Shared {
-    commands: ArrayQueue<Command>,
-    events: ArrayQueue<Event>,
-    wake_worker: OwnedFd,
-    wake_control: OwnedFd,
+    commands: Queue<Command>,
+    events: Queue<Event>,
+    wake_worker: Bell,
+    wake_control: Bell,
     worker_gone: AtomicBool,
     control_gone: AtomicBool,
 }
@@ -318,26 +342,15 @@ pub struct WorkerEnd(Arc<Shared>);
 /// # Errors
 /// The kernel's, if no eventfd is to be had (file descriptor limit).
 pub fn channel() -> std::io::Result<(ControlEnd, WorkerEnd)> {
-    let fd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
     let shared = Arc::new(Shared {
-        commands: ArrayQueue::new(COMMAND_CAPACITY),
-        events: ArrayQueue::new(EVENT_CAPACITY),
-        wake_worker: fd()?,
-        wake_control: fd()?,
+        commands: Queue::new(COMMAND_CAPACITY),
+        events: Queue::new(EVENT_CAPACITY),
+        wake_worker: Bell::new()?,
+        wake_control: Bell::new()?,
         worker_gone: AtomicBool::new(false),
         control_gone: AtomicBool::new(false),
     });
     Ok((ControlEnd(Arc::clone(&shared)), WorkerEnd(shared)))
-}
-
-fn wake(fd: &OwnedFd) {
-    // The only failure is a counter at its maximum, and then it is readable.
-    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
-}
-
-fn clear(fd: &OwnedFd) {
-    // Fails when it is clear already.
-    let _ = rustix::io::read(fd, &mut [0u8; 8]);
 }
 
 impl ControlEnd {
@@ -346,7 +359,7 @@ impl ControlEnd {
     #[allow(clippy::result_large_err)]
     pub fn send(&self, command: Command) -> Result<(), Command> {
         self.0.commands.push(command)?;
-        wake(&self.0.wake_worker);
+        self.0.wake_worker.ring();
         Ok(())
     }
 
@@ -368,21 +381,27 @@ impl ControlEnd {
 
     /// Makes [`Self::wake_fd`] wait again; call before draining.
     pub fn clear_wake(&self) {
-        clear(&self.0.wake_control);
+        self.0.wake_control.clear();
+    }
+
+    /// Sleeps until events wait, in a model, whose descriptors never do.
+    #[cfg(loom)]
+    pub fn wait(&self) {
+        self.0.wake_control.wait();
     }
 }
 
 impl Drop for ControlEnd {
     fn drop(&mut self) {
         self.0.control_gone.store(true, Ordering::Release);
-        wake(&self.0.wake_worker);
+        self.0.wake_worker.ring();
     }
 }
 
 impl Drop for WorkerEnd {
     fn drop(&mut self) {
         self.0.worker_gone.store(true, Ordering::Release);
-        wake(&self.0.wake_control);
+        self.0.wake_control.ring();
     }
 }
 
@@ -416,7 +435,7 @@ impl WorkerEnd {
 
     /// Wakes the control thread.
     pub fn wake_control(&self) {
-        wake(&self.0.wake_control);
+        self.0.wake_control.ring();
     }
 
     /// Readable when commands wait.
@@ -426,7 +445,23 @@ impl WorkerEnd {
 
     /// Makes [`Self::wake_fd`] wait again; call before draining.
     pub fn clear_wake(&self) {
-        clear(&self.0.wake_worker);
+        self.0.wake_worker.clear();
+    }
+
+    /// Sleeps until one of `fds`, the first of which is [`Self::wake_fd`], is
+    /// readable or the time is over.
+    pub(crate) fn poll(
+        &self,
+        fds: &mut [PollFd<'_>],
+        timeout: &Timespec,
+    ) -> rustix::io::Result<usize> {
+        self.0.wake_worker.poll(fds, timeout)
+    }
+
+    /// Sleeps until commands wait, in a model, whose descriptors never do.
+    #[cfg(loom)]
+    pub fn wait(&self) {
+        self.0.wake_worker.wait();
     }
 }
 

@@ -18,6 +18,7 @@ pub mod burst;
 pub mod command;
 pub mod counters;
 pub mod endpoint;
+mod fault;
 pub mod frame;
 pub mod ids;
 pub mod mac;
@@ -35,4 +36,5 @@ pub mod worker;
 
 #[cfg(feature = "io")]
 pub mod attach;
+mod sync;
 mod sys;

@@ -1,7 +1,6 @@
 //! The replay window: one per lane, shared by whichever workers its frames
 //! reach (outer headers are not authenticated, so a replayer chooses the
-//! queue, and windows per queue would be a hole). Imports nothing from this
-//! crate.
+//! queue, and windows per queue would be a hole). Imports `sync` alone.
 //!
 //! There is no head pointer: packet number `n` lives in slot `(n >> 5) % 256`
 //! at bit `n % 32`, and a slot remembers in its upper half which of the blocks
@@ -15,10 +14,7 @@
 //! by senders: nothing is truncated, so no old number can come round again
 //! (docs/adr, "Replay window without a head").
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Slots of a window.
 const SLOTS: usize = 256;

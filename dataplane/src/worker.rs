@@ -23,6 +23,7 @@ use crate::bearer::{Bearer, BearerError, FrameMemory};
 use crate::burst::Burst;
 use crate::command::{Event, WorkerEnd};
 use crate::counters::{RxDrop, TxDrop, WorkerCounters};
+use crate::fault::{Stage, point};
 use crate::ids::NodeId;
 use crate::outer::Encapsulation;
 use crate::rx::{Opened, open_burst};
@@ -166,6 +167,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
     /// Commands, then one burst each way.
     pub fn pass(&mut self) -> Pass {
         self.counters.passes.add(1);
+        point(Stage::Commands);
         let commands = self.drain_commands();
         if commands == Pass::Stopped {
             self.flush_all();
@@ -202,7 +204,9 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         let received = self.received.len();
         if received > 0 {
             self.counters.received_frames.add(received as u64);
+            point(Stage::Open);
             self.open();
+            point(Stage::Deliver);
             self.deliver();
         }
         self.flush_due();
@@ -211,6 +215,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         self.transmit()?;
         let read = self.ingest();
         if read > 0 {
+            point(Stage::Ingest);
             self.seal();
             self.transmit()?;
         }
@@ -239,6 +244,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         if self.plain.is_empty() {
             return;
         }
+        point(Stage::Seal);
         seal_burst(
             &mut self.tx,
             bearer,
@@ -258,6 +264,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
         if self.sealed.is_empty() && bearer.unsent() == 0 {
             return Ok(0);
         }
+        point(Stage::Transmit);
         let done = bearer.transmit(&mut self.sealed)?;
         self.counters.transmitted_frames.add(done.accepted as u64);
         if done.lost > 0 {

@@ -99,7 +99,9 @@ impl MemoryTap {
     }
 
     fn put_with(&self, header: VnetHeader, frame: Vec<u8>) {
-        self.host.lock().unwrap().to_read.insert(0, (header, frame));
+        let mut host = self.host.lock().unwrap();
+        host.to_read.insert(0, (header, frame));
+        // Under the lock: who took the frame before it would leave the tap readable.
         rustix::io::write(&self.readable, &1u64.to_ne_bytes()).unwrap();
     }
 

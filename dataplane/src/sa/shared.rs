@@ -1,9 +1,9 @@
-//! What all workers share of a receiving lane. Imports the window.
+//! What all workers share of a receiving lane. Imports the window and `sync`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::phase::Phase;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::window::Window;
 
 /// Failed opens of one receiving SA: of all its lanes, at all workers. Written

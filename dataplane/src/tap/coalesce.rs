@@ -32,7 +32,8 @@ const JOINED_MAX: usize = 65_535;
 pub struct Received<'a> {
     /// Who sent it.
     pub peer: PeerIndex,
-    /// The Ethernet frame.
+    /// The Ethernet frame, at least its header, with the addresses that `rx`
+    /// writes: frames of one peer to this node differ in none.
     pub frame: &'a mut [u8],
     /// Its checksum is open: the field means nothing.
     pub checksum_pending: bool,

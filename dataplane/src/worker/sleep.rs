@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Worker;
 use super::polling::{Polling, Rest};
@@ -144,7 +144,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             tv_sec: i64::try_from(wait.timeout.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(wait.timeout.subsec_nanos()),
         };
-        let ready = poll(&mut fds, Some(&timeout));
+        let ready = self.channel.poll(&mut fds, &timeout);
         let woken = fds.first().is_some_and(|fd| !fd.revents().is_empty());
         drop(fds);
         if woken {
