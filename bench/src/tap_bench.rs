@@ -330,6 +330,7 @@ mod tests {
     fn binaries() -> Binaries {
         Binaries {
             tipsecd: "/nowhere/tipsecd".into(),
+            drill_tipsecd: "/nowhere/drill/tipsecd".into(),
             keyctl: "/nowhere/tipsec-keyctl".into(),
         }
     }

@@ -168,7 +168,14 @@ fn every_installed_contender_carries_traffic() {
         assert_eq!(series.unaccounted, 0, "{title}");
         if let Some(why) = &series.skipped {
             eprintln!("SKIPPED ({title}): {why}");
-            assert!(why.contains("not installed"), "{title}: {why}");
+            // Somebody else's program may fail on a machine that is busy with other
+            // things; one that carries nothing at all was not set up as it should be.
+            let mut same = run
+                .series
+                .iter()
+                .filter(|s| s.contender == series.contender);
+            let carries = same.any(|one| one.skipped.is_none());
+            assert!(why.contains("not installed") || carries, "{title}: {why}");
             continue;
         }
         assert_eq!(series.samples("throughput").len(), 1, "{title}");

@@ -70,13 +70,13 @@ impl Interface<'_> {
         )
     }
 
-    /// Configures the process that listens at `socket`.
+    /// Configures the process at the other end of `stream`, which listens at
+    /// `socket`.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Unreadable`] if it refuses.
-    pub(super) fn configure(&self, socket: &Path) -> Result<()> {
+    pub(super) fn configure(&self, mut stream: UnixStream, socket: &Path) -> Result<()> {
         let failed = || Error::io(format!("configure WireGuard at {}", socket.display()));
-        let mut stream = UnixStream::connect(socket).map_err(failed())?;
         stream
             .set_read_timeout(Some(ANSWER_WITHIN))
             .map_err(failed())?;
@@ -145,7 +145,8 @@ mod tests {
             endpoint: Ipv4Addr::new(10, 78, 0, 2),
             inside: Ipv4Addr::new(10, 77, 0, 1),
         };
-        let result = interface.configure(&path);
+        let stream = UnixStream::connect(&path).unwrap();
+        let result = interface.configure(stream, &path);
         std::fs::remove_file(&path).unwrap();
         (result, server.join().unwrap())
     }

@@ -1,16 +1,16 @@
 //! WireGuard in userspace, whichever program runs it: device, keys, addresses.
 //! Imports `pair`, `process`, `uapi`.
 
-use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use super::uapi::{Interface, KeyPair};
 use super::{Tunnel, stop_all};
 use crate::cluster::make_directory;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pair::{End, Pair, WIRE_MTU};
 use crate::process::Process;
 use crate::wait::{self, Look};
@@ -71,7 +71,7 @@ pub(super) fn start(
         let name = format!("{} of end {}", file_name(program), side + 1);
         let mut process = Process::spawn(name, &command)?;
         let socket = var_run.join("wireguard").join(format!("{DEVICE}.sock"));
-        wait_for_socket(&mut process, &socket)?;
+        let stream = connect(&mut process, &socket)?;
         tunnel.processes.push(process);
         let interface = Interface {
             own: &keys[side],
@@ -80,7 +80,7 @@ pub(super) fn start(
             endpoint: pair.ends[1 - side].wire,
             inside: end.inner,
         };
-        interface.configure(&socket)?;
+        interface.configure(stream, &socket)?;
         let namespace = &end.namespace;
         namespace.ip(&format!("addr add {}/24 dev {DEVICE}", end.inner))?;
         namespace.ip(&format!("link set {DEVICE} mtu {MTU} up"))?;
@@ -95,17 +95,16 @@ fn command(program: &Path, arguments: &[&str], end: &End, var_run: &Path) -> Com
     command
 }
 
-fn wait_for_socket(process: &mut Process, socket: &PathBuf) -> Result<()> {
+/// Connects as soon as the process listens: its socket's name is there a moment
+/// before, and refuses.
+fn connect(process: &mut Process, socket: &Path) -> Result<UnixStream> {
     let what = format!("{} to listen", process.name());
     wait::until(&what, LISTENS_WITHIN, Duration::from_millis(5), || {
         process.check_running()?;
-        Ok(
-            if fs::exists(socket).map_err(Error::io("look for a socket"))? {
-                Look::Done(())
-            } else {
-                Look::NotYet(format!("it said {:?}", process.last_lines(3)))
-            },
-        )
+        Ok(match UnixStream::connect(socket) {
+            Ok(stream) => Look::Done(stream),
+            Err(error) => Look::NotYet(format!("{error}; it said {:?}", process.last_lines(3))),
+        })
     })
 }
 

@@ -459,6 +459,7 @@ mod tests {
         }
         let binaries = crate::cluster::Binaries {
             tipsecd: "/nowhere/tipsecd".into(),
+            drill_tipsecd: "/nowhere/drill/tipsecd".into(),
             keyctl: "/nowhere/tipsec-keyctl".into(),
         };
         for tipsec in peers::tipsec(&binaries) {

@@ -34,6 +34,15 @@ impl Book {
         self.lose(reason, dropped.saturating_sub(entered));
     }
 
+    /// Enters all of another reading.
+    pub(super) fn add(&mut self, other: Self) {
+        self.submitted += other.submitted;
+        self.delivered += other.delivered;
+        for (reason, frames) in other.losses {
+            self.lose(reason, frames);
+        }
+    }
+
     /// Frames that nothing explains: submitted − delivered − lost.
     pub(super) fn unaccounted(&self) -> i64 {
         let explained = self.delivered + self.losses.values().sum::<u64>();
@@ -45,6 +54,19 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_readings_are_one_in_which_nothing_got_lost() {
+        let mut all = book(10, 6);
+        all.lose("late", 3);
+        let mut other = book(5, 1);
+        other.lose("late", 2);
+        other.lose("full", 2);
+        all.add(other);
+        assert_eq!((all.submitted, all.delivered), (15, 7));
+        assert_eq!((all.losses["late"], all.losses["full"]), (5, 2));
+        assert_eq!(all.unaccounted(), 1);
+    }
 
     fn book(submitted: u64, delivered: u64) -> Book {
         Book {

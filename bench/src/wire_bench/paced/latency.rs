@@ -9,13 +9,14 @@ use hdrhistogram::Histogram;
 use super::rate;
 use super::stage::{self, Stage};
 use super::timer::Timer;
-use super::{Device, Options, Order, Wait, ndr};
+use super::{Device, Options, Order, Trial, Wait, ndr};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::mlr::Limits;
 use crate::report::{Countdown, Progress};
 use crate::results::{Comparison, MPPS, PERCENTILES, Run, Sample, Series};
 use crate::rounds::{self, Contender};
+use crate::wire_bench::accounting::Book;
 use crate::wire_bench::options::{FrameSize, Kind};
 use crate::wire_bench::{BARE, TIPSEC, UDP, why_not};
 
@@ -36,6 +37,8 @@ const TRIAL_MAX: Duration = Duration::from_millis(100);
 /// And most trials of it: a rate that is not found to the width by then is used
 /// as far as it is known.
 const TRIALS_MAX: usize = 16;
+/// Trials of a sample before it counts as failed.
+const ATTEMPTS: usize = 3;
 /// The cost of sealing is compared at these places of the distribution.
 const COMPARED: [&str; 2] = ["p50", "p99"];
 
@@ -174,28 +177,45 @@ struct Paced<'a> {
     wait: Wait,
 }
 
+impl Paced<'_> {
+    /// A trial in which something arrived, with the books of those in which
+    /// nothing did: on a machine that others use, too, a core may be away for
+    /// longer than a trial takes.
+    fn trial(&mut self, duration: Duration) -> Result<Trial> {
+        let order = Order {
+            load: self.load,
+            warm_up: WARM_UP,
+            duration,
+            wait: self.wait,
+        };
+        let mut before = Book::default();
+        for _ in 0..ATTEMPTS {
+            let mut trial = self.device.trial(&order)?;
+            trial.book.add(before);
+            if !trial.latency.is_empty() {
+                return Ok(trial);
+            }
+            before = trial.book;
+        }
+        // Ends this series alone.
+        Err(Error::Peer {
+            name: self.series.contender.clone(),
+            source: Box::new(Error::Failed {
+                what: format!("measure a latency: no frame arrived in {ATTEMPTS} trials"),
+                detail: format!("{before:?}"),
+            }),
+        })
+    }
+}
+
 impl Contender for Paced<'_> {
     fn series(&self) -> Series {
         self.series.clone()
     }
 
     fn sample(&mut self, duration: Duration) -> Result<Sample> {
-        let trial = self.device.trial(&Order {
-            load: self.load,
-            warm_up: WARM_UP,
-            duration,
-            wait: self.wait,
-        })?;
+        let trial = self.trial(duration)?;
         let book = trial.book;
-        if trial.latency.is_empty() {
-            return Err(Error::Failed {
-                what: format!(
-                    "measure the latency of {}: no frame arrived",
-                    self.series.title()
-                ),
-                detail: format!("{book:?}"),
-            });
-        }
         let offered = self.load as f64 / 1e6;
         let arrived = book.delivered as f64 / book.submitted.max(1) as f64;
         let mut metrics = vec![
