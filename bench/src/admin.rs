@@ -4,12 +4,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use tipsec_control::admin::{
-    EventsReport, MasterReport, PeersReport, Request, ResponseError, StatusReport, result_from_line,
+    EventsReport, MasterReport, PeersReport, RekeyIntervalReport, RekeyNowReport, Request,
+    ResponseError, StatusReport, result_from_line,
 };
 use tipsec_control::master::MasterKey;
 
@@ -18,11 +19,16 @@ use crate::error::{Error, Result};
 /// How long a daemon may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection to one node's daemon.
+/// A daemon hangs up on a client that is silent for a minute.
+const FRESH_FOR: Duration = Duration::from_secs(30);
+
+/// A connection to one node's daemon, made anew when it has been idle for long.
 #[derive(Debug)]
 pub struct AdminClient {
     node: u32,
+    path: PathBuf,
     stream: BufReader<UnixStream>,
+    used: Instant,
 }
 
 impl AdminClient {
@@ -41,11 +47,17 @@ impl AdminClient {
             .map_err(Error::io(what()))?;
         Ok(Self {
             node,
+            path: socket.to_owned(),
             stream: BufReader::new(stream),
+            used: Instant::now(),
         })
     }
 
     fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+        if self.used.elapsed() > FRESH_FOR {
+            *self = Self::connect(self.node, &self.path)?;
+        }
+        self.used = Instant::now();
         let unreadable = |detail: String| Error::Unreadable {
             what: format!("the answer of node {}", self.node),
             detail,
@@ -106,5 +118,23 @@ impl AdminClient {
     /// As [`Self::status`].
     pub fn events(&mut self, limit: u32) -> Result<EventsReport> {
         self.ask(&Request::Events { after: None, limit })
+    }
+
+    /// Starts an exchange with every peer that has keys.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn rekey_now(&mut self) -> Result<RekeyNowReport> {
+        self.ask(&Request::RekeyNow {})
+    }
+
+    /// Sets the rekey interval, in seconds.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn set_rekey_interval(&mut self, interval_s: u32) -> Result<RekeyIntervalReport> {
+        self.ask(&Request::RekeyInterval {
+            interval_s: Some(interval_s),
+        })
     }
 }

@@ -28,7 +28,16 @@ const QUIET_WITHIN: Duration = Duration::from_secs(30);
 /// [`crate::Error::Timeout`] with what keeps moving; those of a daemon that does
 /// not answer.
 pub fn take(cluster: &mut Cluster, capture: &mut Capture) -> Result<Cut> {
-    let mut cut = steady(|| read(cluster, capture))?;
+    take_calm(cluster, capture, Duration::from_millis(1))
+}
+
+/// The same with the least time between the two readings that agree, at most
+/// 20 ms: a frame that is under way for longer would be in neither.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_calm(cluster: &mut Cluster, capture: &mut Capture, calm: Duration) -> Result<Cut> {
+    let mut cut = steady_for(calm, || read(cluster, capture))?;
     // These only name losses, so it does not matter that they are read later.
     for node in &cluster.nodes {
         let port = &cluster.topology.ports[node.port];
@@ -45,22 +54,22 @@ pub fn take(cluster: &mut Cluster, capture: &mut Capture) -> Result<Cut> {
 ///
 /// # Errors
 /// [`crate::Error::Timeout`] with what keeps moving; those of `read`.
-pub(crate) fn steady(mut read: impl FnMut() -> Result<Cut>) -> Result<Cut> {
+pub(crate) fn steady(read: impl FnMut() -> Result<Cut>) -> Result<Cut> {
+    steady_for(Duration::from_millis(1), read)
+}
+
+fn steady_for(calm: Duration, mut read: impl FnMut() -> Result<Cut>) -> Result<Cut> {
     let mut last = read()?;
-    wait::until(
-        "all counters to stand still",
-        QUIET_WITHIN,
-        Duration::from_millis(1),
-        || {
-            let next = read()?;
-            if next == last {
-                return Ok(Look::Done(next));
-            }
-            let moved = what_moved(&last, &next);
-            last = next;
-            Ok(Look::NotYet(moved))
-        },
-    )
+    std::thread::sleep(calm);
+    wait::until("all counters to stand still", QUIET_WITHIN, calm, || {
+        let next = read()?;
+        if next == last {
+            return Ok(Look::Done(next));
+        }
+        let moved = what_moved(&last, &next);
+        last = next;
+        Ok(Look::NotYet(moved))
+    })
 }
 
 fn read(cluster: &mut Cluster, capture: &mut Capture) -> Result<Cut> {

@@ -7,6 +7,8 @@ use tipsec_bench::report::Progress;
 use tipsec_bench::{Error, Result, cluster, interrupt, netns};
 
 mod demo;
+mod drill;
+mod explore;
 mod gate;
 mod output;
 mod paced;
@@ -33,6 +35,10 @@ enum Command {
     /// A cluster comes up, carries traffic while it rekeys each second, a node
     /// joins, a node is killed; exits 0 if nothing was lost that should not be.
     Demo(demo::Arguments),
+    /// Does harm to real daemons under load (kill -9, SIGSTOP, cut cables, a full
+    /// disk, …) and accounts for every lost datagram; exits 0 if all is as it
+    /// has to be.
+    Drill(drill::Arguments),
     /// Measures what passes between two ends of a veth pair: sealed, with a
     /// null cipher, bare, and as the kernel's UDP in clear.
     Wire(wire::Arguments),
@@ -53,6 +59,9 @@ enum Command {
     /// Runs histories of a simulated cluster, each from a seed, until one breaks
     /// what must always hold; needs no privileges.
     Sim(sim::Arguments),
+    /// Walks every way that two or three nodes can go, to a depth, until one breaks
+    /// what must always hold; needs no privileges.
+    Explore(explore::Arguments),
     /// Makes one report of several runs.
     Report(report::Arguments),
     /// Holds short runs against the report of a full one and against a list of
@@ -65,6 +74,7 @@ impl Cli {
     pub(crate) fn run(self) -> ExitCode {
         match self.command {
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Drill(arguments) => drill::run(&arguments),
             Command::Wire(arguments) => wire::run(&arguments),
             Command::Tap(arguments) => tap::run(&arguments),
             Command::Pipeline(arguments) => pipeline::run(&arguments),
@@ -72,6 +82,7 @@ impl Cli {
             Command::Ndr(arguments) => paced::ndr(&arguments),
             Command::Latency(arguments) => paced::latency(&arguments),
             Command::Sim(arguments) => sim::run(&arguments),
+            Command::Explore(arguments) => explore::run(&arguments),
             Command::Report(arguments) => report::run(&arguments),
             Command::Gate(arguments) => gate::run(&arguments),
         }
@@ -105,10 +116,17 @@ fn conclude(outcome: Result<bool>) -> ExitCode {
         eprintln!("tipsec-bench: left behind: {}", left.join(", "));
     }
     match outcome {
-        Ok(true) if left.is_empty() => ExitCode::SUCCESS,
-        Ok(true) => ExitCode::FAILURE,
+        Ok(true) if !left.is_empty() => ExitCode::FAILURE,
+        outcome => exit_code(&outcome, "frames are unaccounted for"),
+    }
+}
+
+/// The exit code of what came out as it should or not; says what did not.
+fn exit_code(outcome: &Result<bool>, otherwise: &str) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("tipsec-bench: FAILED: frames are unaccounted for, see above");
+            eprintln!("tipsec-bench: FAILED: {otherwise}, see above");
             ExitCode::FAILURE
         }
         Err(error) => {

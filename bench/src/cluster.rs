@@ -1,10 +1,12 @@
 //! Daemons on a topology, and the directory of a run. Imports `daemon`,
 //! `keyctl`, `topology`.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use tipsec_control::admin::LinkState;
@@ -27,6 +29,8 @@ const PREFIX: &str = "tsec-";
 pub struct Binaries {
     /// The daemon.
     pub tipsecd: PathBuf,
+    /// The daemon as built with the feature `drill`, which need not be there.
+    pub drill_tipsecd: PathBuf,
     /// The command line.
     pub keyctl: PathBuf,
 }
@@ -50,6 +54,7 @@ impl Binaries {
         };
         Ok(Self {
             tipsecd: find("tipsecd")?,
+            drill_tipsecd: directory.join("drill").join("tipsecd"),
             keyctl: find("tipsec-keyctl")?,
         })
     }
@@ -121,6 +126,8 @@ pub struct Node {
     pub address: Ipv4Addr,
     /// The operator's way in.
     pub keyctl: Keyctl,
+    /// Where its daemon keeps the keyring.
+    pub state: PathBuf,
     config: PathBuf,
     socket: PathBuf,
     daemon: Option<Daemon>,
@@ -196,6 +203,7 @@ impl Cluster {
             port: usize::from(index),
             address,
             keyctl: Keyctl::new(&self.binaries.keyctl, &socket),
+            state,
             config,
             socket,
             daemon: None,
@@ -213,9 +221,23 @@ impl Cluster {
     /// # Errors
     /// [`Error::Ended`] with its last words, [`Error::Timeout`].
     pub fn start(&mut self, index: usize) -> Result<Instant> {
+        let program = self.binaries.tipsecd.clone();
+        self.start_program(index, &[program.into_os_string()])
+    }
+
+    /// The same with another program and what stands before it, as `env` does.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_program(&mut self, index: usize, program: &[OsString]) -> Result<Instant> {
         let node = &mut self.nodes[index];
         let port = &self.topology.ports[node.port];
-        let mut command = port.namespace.command(&self.binaries.tipsecd);
+        let (first, rest) = program.split_first().ok_or_else(|| Error::Failed {
+            what: "start a daemon".into(),
+            detail: "no program was named".into(),
+        })?;
+        let mut command = port.namespace.command(first);
+        command.args(rest);
         command.arg("--config").arg(&node.config);
         // An earlier life ends before the next begins.
         node.daemon = None;
@@ -230,6 +252,49 @@ impl Cluster {
         if let Some(daemon) = self.nodes[index].daemon.take() {
             daemon.kill();
         }
+    }
+
+    /// Waits until a node's daemon ends by itself; gives its status and what it
+    /// wrote.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if it still runs.
+    pub fn wait_for_end(
+        &mut self,
+        index: usize,
+        deadline: Duration,
+    ) -> Result<(ExitStatus, String)> {
+        let node = &mut self.nodes[index];
+        match &mut node.daemon {
+            Some(daemon) => {
+                let ended = daemon.finish(deadline)?;
+                node.daemon = None;
+                Ok(ended)
+            }
+            None => Err(Error::Failed {
+                what: format!("wait for the end of node {}", node.id),
+                detail: "its daemon does not run".into(),
+            }),
+        }
+    }
+
+    /// Process id of a node's daemon, if it was started.
+    pub fn pid(&self, index: usize) -> Option<u32> {
+        Some(self.nodes[index].daemon.as_ref()?.pid())
+    }
+
+    /// Asks a node's daemon to leave.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if it did not do so by itself and with success.
+    pub fn stop_one(&mut self, index: usize) -> Result<()> {
+        let Some(daemon) = self.nodes[index].daemon.take() else {
+            return Ok(());
+        };
+        daemon.stop().map_err(|detail| Error::Failed {
+            what: "end a daemon in order".into(),
+            detail,
+        })
     }
 
     /// Asks every daemon to leave, and gives those a name that did not do so

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use crate::admin::AdminClient;
@@ -17,7 +17,7 @@ pub const TAP: &str = "tipsec0";
 /// A daemon has to listen on its socket by then.
 const START_WITHIN: Duration = Duration::from_secs(10);
 /// A daemon has to leave by then.
-const STOP_WITHIN: Duration = Duration::from_secs(3);
+const STOP_WITHIN: Duration = Duration::from_secs(15);
 
 /// What differs between nodes and runs.
 #[derive(Clone, Debug)]
@@ -143,6 +143,19 @@ impl Daemon {
     pub fn admin(&mut self) -> Result<&mut AdminClient> {
         self.process.check_running()?;
         Ok(&mut self.admin)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits for its end; gives its status and what it wrote.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if it still runs, [`Error::Interrupted`].
+    pub fn finish(&mut self, deadline: Duration) -> Result<(ExitStatus, String)> {
+        self.process.finish(deadline)
     }
 
     /// SIGKILL; gone when this returns.

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::process;
+use crate::process::{self, Process};
 
 /// The command line, bound to one node's socket.
 #[derive(Clone, Debug)]
@@ -32,6 +32,16 @@ impl Keyctl {
         let mut command = Command::new(&self.binary);
         command.arg("--socket").arg(&self.socket).args(arguments);
         process::run(&mut command)
+    }
+
+    /// Starts the same and does not wait for its end.
+    ///
+    /// # Errors
+    /// [`Error::Command`] if it cannot be started.
+    pub fn start(&self, arguments: &[&str]) -> Result<Process> {
+        let mut command = Command::new(&self.binary);
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        Process::spawn("tipsec-keyctl", &command)
     }
 
     /// The same with `--json`, read.

@@ -4,14 +4,15 @@
 //!
 //! Imports point down this list:
 //!
-//! * `demo`: the story that `tipsec-bench demo` tells; `report`: its outcome,
-//!   and progress.
+//! * `demo`: the story that `tipsec-bench demo` tells; `drill`: the harm that
+//!   `tipsec-bench drill` does; `report`: an outcome, and progress.
 //! * `wire_bench`, `tap_bench`, `pipeline_bench`, `scale_bench`: the benchmarks
 //!   `tipsec-bench wire`, `tap`, `pipeline`, `scale`, and under
 //!   `wire_bench::paced` those of the same wire on a schedule, `ndr` and
 //!   `latency`; `chunks`, `burst_times`, `seed`: what `pipeline` and `scale`
 //!   measure with.
-//! * `sim_bench`: many histories of the control crate's simulator.
+//! * `sim_bench`: many histories of the control crate's simulator;
+//!   `explore_bench`: every way that a few nodes can go.
 //! * `peers`: what Tipsec is compared with, and Tipsec, as tunnels; `pair`: the
 //!   cable that they run on.
 //! * `report_html`: results as a page with plots; `gate`: short runs held against
@@ -41,7 +42,9 @@ pub mod cluster;
 pub mod counts;
 pub mod daemon;
 pub mod demo;
+pub mod drill;
 pub mod error;
+pub mod explore_bench;
 pub mod filter;
 pub mod gate;
 pub mod interrupt;

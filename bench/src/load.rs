@@ -20,13 +20,14 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 const LISTEN: Duration = Duration::from_millis(50);
 
 /// A thread that works until it is dropped.
-struct Task {
+pub(crate) struct Task {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Task {
-    fn spawn(work: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+    /// Starts `work`, which ends soon after the flag that it is given is set.
+    pub(crate) fn spawn(work: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         Self {
@@ -46,7 +47,11 @@ impl Drop for Task {
     }
 }
 
-fn socket(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
+/// A UDP socket in a namespace, whose receive calls end after 50 ms.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn socket(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
     namespace.run(|| {
         let what = || format!("open UDP port {port} in {}", namespace.name());
         let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(Error::io(what()))?;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tipsec_control::sim::kills::{self, Kills};
 use tipsec_control::sim::mutants::{CATALOGUE, Mutant};
 use tipsec_control::sim::scale::{self, Row};
 use tipsec_control::sim::scenario::{self, Mode, Plan};
@@ -200,6 +201,37 @@ fn command(plan: &Plan, seed: u64) -> String {
 fn name(mutant: Mutant) -> &'static str {
     let found = CATALOGUE.iter().find(|entry| entry.mutant == mutant);
     found.map_or("", |entry| entry.name)
+}
+
+/// Kills a node of one cluster so many times.
+pub fn kills(nodes: usize, kills: u32, seed: u64) -> Kills {
+    kills::run(nodes, kills, seed)
+}
+
+/// For people.
+///
+/// # Errors
+/// Those of `out`.
+pub fn print_kills(outcome: &Kills, seed: u64, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} kills of one of {} nodes under load (seed {seed}), {:.0} s of virtual time",
+        outcome.kills, outcome.nodes, outcome.simulated_s
+    )?;
+    writeln!(
+        out,
+        "all links up {} ms after the start of the process, median {} ms",
+        outcome.longest_ms, outcome.median_ms
+    )?;
+    writeln!(
+        out,
+        "payloads: {} sealed, {} delivered",
+        outcome.sealed, outcome.delivered
+    )?;
+    match &outcome.broken {
+        Some(broken) => writeln!(out, "{broken}"),
+        None => writeln!(out, "no invariant broke"),
+    }
 }
 
 /// What a rekey of every pair costs, for each number of nodes.

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::filter::Instruction;
 
 pub(crate) mod alloc;
+pub(crate) mod bpf;
 pub(crate) mod mmsg;
 pub(crate) mod xsk;
 

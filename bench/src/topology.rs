@@ -117,17 +117,48 @@ impl Topology {
 
     fn plug(&self, index: usize) -> Result<Port> {
         let number = u8::try_from(index + 1).unwrap_or(u8::MAX);
-        let device = format!("port{number}");
-        let namespace = Namespace::create(&format!("node{number}"))?;
+        let port = Port {
+            namespace: Namespace::create(&format!("node{number}"))?,
+            mac: [0x02, 0x00, 0x5e, 0x00, 0x00, number],
+            device: format!("port{number}"),
+        };
+        self.cable(&port)?;
+        Ok(port)
+    }
+
+    /// Deletes the cable of a node with both ends, as if a NIC were pulled out.
+    ///
+    /// # Errors
+    /// [`Error::Command`].
+    pub fn pull(&self, index: usize) -> Result<()> {
+        let device = &self.ports[index].device;
+        self.hub.ip(&format!("link del {device}"))?;
+        Ok(())
+    }
+
+    /// Makes the cable of a node again, with the same names and address.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn replug(&self, index: usize) -> Result<()> {
+        self.cable(&self.ports[index])?;
+        self.wait_until_forwarding()
+    }
+
+    fn cable(&self, port: &Port) -> Result<()> {
+        let Port {
+            namespace,
+            mac,
+            device,
+        } = port;
         namespace.disable_ipv6(true)?;
-        let mac = [0x02, 0x00, 0x5e, 0x00, 0x00, number];
-        let address = crate::wire::mac_text(mac);
+        let address = crate::wire::mac_text(*mac);
         self.hub.ip(&format!(
             "link add {device} numtxqueues 1 numrxqueues 1 type veth peer name {BEARER} \
              address {address} numtxqueues 1 numrxqueues 1 netns {}",
             namespace.name()
         ))?;
-        for (side, device) in [(&self.hub, device.as_str()), (&namespace, BEARER)] {
+        for (side, device) in [(&self.hub, device.as_str()), (namespace, BEARER)] {
             side.exec(&format!("ethtool -K {device} tx off"))?;
             side.exec(&format!(
                 "tc qdisc replace dev {device} root pfifo limit 10000"
@@ -137,12 +168,7 @@ impl Topology {
             .ip(&format!("link set {device} master {BRIDGE} up"))?;
         namespace.ip(&format!("link set {BEARER} up"))?;
         // The daemon's tap is an ordinary device, IPv6 and all.
-        namespace.disable_ipv6(false)?;
-        Ok(Port {
-            namespace,
-            mac,
-            device,
-        })
+        namespace.disable_ipv6(false)
     }
 
     /// Whether no device here speaks IPv6 by itself.

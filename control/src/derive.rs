@@ -132,7 +132,8 @@ impl MasterRing {
 pub struct MacKey(hmac::Key);
 
 impl MacKey {
-    fn new(key: &[u8; 32]) -> Self {
+    /// From its 32 bytes.
+    pub fn new(key: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 

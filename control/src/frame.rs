@@ -46,6 +46,20 @@ impl MessageType {
     }
 }
 
+/// The chain id of an exchange that builds on none.
+pub const BARE: u64 = 0;
+
+/// What all messages of an exchange repeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExchangeName {
+    /// Random, drawn by the initiator.
+    pub id: u64,
+    /// The master key that protects it.
+    pub master: MasterId,
+    /// The chain that it builds on, or [`BARE`].
+    pub chain: u64,
+}
+
 /// The clear header's fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClearHeader {
@@ -61,10 +75,22 @@ pub struct ClearHeader {
     pub epoch: Epoch,
     /// The master key that protects it.
     pub master: MasterId,
-    /// The chain that it builds on; 0 = bare.
+    /// The chain that it builds on, or [`BARE`]; a hello's says whether the
+    /// responder holds it.
     pub chain: u64,
     /// Suites allowed (m1), or the one chosen (m2, m3); 0 elsewhere.
     pub suites: u16,
+}
+
+impl ClearHeader {
+    /// The exchange that the frame is of.
+    pub fn name(&self) -> ExchangeName {
+        ExchangeName {
+            id: self.exchange,
+            master: self.master,
+            chain: self.chain,
+        }
+    }
 }
 
 /// A control frame that has the right shape; nothing in it is proven yet.

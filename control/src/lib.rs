@@ -9,6 +9,7 @@ pub mod address;
 pub mod admin;
 pub mod cluster;
 pub mod derive;
+pub mod evictions;
 pub mod frame;
 pub mod interval;
 pub mod key_source;

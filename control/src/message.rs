@@ -24,7 +24,7 @@ const OFFER_FIXED_LEN: usize = 4 + 2 + 2 + 1 + 4 + 8 + ADDRESSES_LEN + Holdings:
 /// than its question.
 pub const MAX_OFFER_LEN: usize = OFFER_FIXED_LEN + 4 * MAX_LANES;
 
-/// Bytes of a cookie; zero while none is required.
+/// Bytes of a cookie.
 pub const COOKIE_LEN: usize = 16;
 
 /// Which master keys a node holds, by their public ids, as it tells its peers.
@@ -52,7 +52,7 @@ pub struct Start {
     pub addresses: Addresses,
     /// The initiator's master keys.
     pub holdings: Holdings,
-    /// From a hello, or zero.
+    /// From the last hello of the exchange, or zero. A bare exchange needs it.
     pub cookie: [u8; COOKIE_LEN],
 }
 
@@ -87,7 +87,8 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// "Not now": too many SAs of this pair are alive.
     pub busy: bool,
-    /// To be echoed in m1; zero while none is required.
+    /// To be echoed in m1, for what the initiator said of itself; zero if its m1
+    /// could not be read.
     pub cookie: [u8; COOKIE_LEN],
     /// Where the sender receives.
     pub addresses: Addresses,

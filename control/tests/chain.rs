@@ -9,11 +9,13 @@ mod forgery;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use forgery::{forged_hello, forged_m1};
+use forgery::{cookie_in, forged_hello, forged_m1, hello_that_says};
+use tipsec_control::address::{Addresses, Network};
 use tipsec_control::frame::{ControlFrame, MessageType};
 use tipsec_control::machine::{Count, EventKind, Input};
 use tipsec_control::masters::Masters;
-use tipsec_control::sim::{Losses, Universe, master, ms, node_id, to_node};
+use tipsec_control::message::Hello;
+use tipsec_control::sim::{Losses, Universe, address_of, master, ms, node_id, to_node};
 use tipsec_dataplane::ids::Incarnation;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,10 +77,19 @@ fn a_member_cannot_take_the_place_of_a_node_that_is_up() {
         let mut universe = pair(2, None);
         let present = universe.node(1).machine.settings().incarnation;
         let epoch = universe.view(0, 1).unwrap().rx_epoch;
-        let m1 = forged_m1(&universe, 1, 0, &master(1), life(present));
+        let m1 = |universe: &Universe, cookie| {
+            forged_m1(universe, 1, 0, &master(1), life(present), cookie)
+        };
         let member = universe.add(&master(1), None);
         universe.kill(member);
-        universe.replay(to_node(0), m1, member);
+        // Without the cookie it is nobody yet; the member reads it on the wire.
+        let without = m1(&universe, [0; 16]);
+        universe.replay(to_node(0), without, member);
+        universe.run_with_traffic(ms(10), ms(10));
+        assert_eq!(universe.node(0).machine.counts().value(Count::Impostor), 0);
+        let (_, hello) = universe.captured.last().unwrap();
+        let with = m1(&universe, cookie_in(hello));
+        universe.replay(to_node(0), with, member);
         universe.run_with_traffic(2 * SECOND, ms(10));
         assert!(chains(&universe, MessageType::M2).is_empty(), "no answer");
         assert_eq!(universe.events(0, EventKind::DuplicateNode), 1);
@@ -127,6 +138,67 @@ fn a_member_in_the_middle_of_a_rekey_gets_no_bare_exchange() {
     universe.input(0, Input::RekeyNow);
     universe.run_with_traffic(10 * SECOND, ms(10));
     assert!(universe.node(0).machine.counts().value(Count::Rekeyed) > rekeys);
+}
+
+#[test]
+fn a_hello_leads_nobody_away_from_a_peer_that_is_up() {
+    // In the peer's present life, and in an invented one; not now, and come here.
+    for (life, busy) in [
+        (None, false),
+        (None, true),
+        (Some(99), false),
+        (Some(99), true),
+    ] {
+        let mut universe = pair(5, None);
+        let member = universe.add_place(0);
+        let settings = universe.node(1).machine.settings();
+        let present = settings.incarnation;
+        let here = Addresses::one(Network::DEFAULT, address_of(member, Network::DEFAULT));
+        let hello = Hello {
+            incarnation: life.map_or(present, Incarnation),
+            busy,
+            cookie: [7; 16],
+            addresses: here,
+        };
+        let epoch = universe.view(0, 1).unwrap().tx_epoch;
+        let rekeys = universe.node(0).machine.counts().value(Count::Rekeyed);
+        universe.captured.clear();
+        universe.input(0, Input::RekeyNow);
+        // The member is faster than the peer, as often as node 0 asks.
+        let mut answered = BTreeSet::new();
+        universe.cut_control.insert((0, 1));
+        for _ in 0..100 {
+            universe.run_with_traffic(ms(10), ms(10));
+            let sent: Vec<_> = universe
+                .captured
+                .iter()
+                .map(|(_, frame)| frame.clone())
+                .collect();
+            for frame in sent {
+                let header = *ControlFrame::decode(&frame).unwrap().header();
+                let asks = header.sender == node_id(0) && header.message == MessageType::M1;
+                if asks && answered.insert(header.exchange) {
+                    let hello = hello_that_says(1, &hello, &master(1), &frame);
+                    universe.replay(to_node(0), hello, member);
+                }
+            }
+        }
+        assert!(!answered.is_empty());
+        assert!(!chains(&universe, MessageType::M1).contains(&0), "bare");
+        let led_away = universe
+            .captured
+            .iter()
+            .any(|(to, _)| *to == to_node(member));
+        assert!(!led_away, "asked at the member's");
+        // What was under way goes on where the peer is.
+        universe.cut_control.clear();
+        universe.run_with_traffic(4 * SECOND, ms(10));
+        assert!(universe.node(0).machine.counts().value(Count::Rekeyed) > rekeys);
+        assert!(universe.view(0, 1).unwrap().tx_epoch > epoch);
+        assert_eq!(universe.node(0).machine.counts().value(Count::TimedOut), 0);
+        assert_eq!(universe.events(0, EventKind::LinkDown), 0);
+        assert_eq!(universe.losses(), Losses::default());
+    }
 }
 
 #[test]

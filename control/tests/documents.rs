@@ -6,7 +6,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const CRATES: [&str; 5] = ["xdp-ebpf", "dataplane", "control", "keyctl", "bench"];
+const CRATES: [&str; 6] = [
+    "xdp-ebpf",
+    "dataplane",
+    "control",
+    "keyctl",
+    "bench",
+    "ci/fuzzing",
+];
 
 /// Every Rust source of the workspace: path from its root, and text.
 fn sources() -> Vec<(String, String)> {
@@ -75,17 +82,108 @@ fn files_with_unsafe_code_are_listed() {
 #[test]
 fn tests_that_show_a_promise_exist() {
     let sources = sources();
-    let threats = document("threats.md");
-    // Test names are the only words with two underscores or more.
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let mut named = 0;
-    for word in threats.split(|c| !is_word(c)) {
-        if word.matches('_').count() >= 2 {
-            let function = format!("fn {word}(");
-            let exists = sources.iter().any(|(_, text)| text.contains(&function));
-            assert!(exists, "docs/threats.md names {word}, which is no test");
-            named += 1;
+    for name in ["threats.md", "testing.md"] {
+        // Test names are the only words with two underscores or more.
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut named = 0;
+        for word in document(name).split(|c| !is_word(c)) {
+            if word.matches('_').count() >= 2 {
+                let function = format!("fn {word}(");
+                let exists = sources.iter().any(|(_, text)| text.contains(&function));
+                assert!(exists, "docs/{name} names {word}, which is no test");
+                named += 1;
+            }
         }
+        assert!(named > 10, "only {named} tests were found in docs/{name}");
     }
-    assert!(named > 10, "only {named} tests were found");
+}
+
+/// What a name in a document's list of tests was looked for in.
+struct Place<'a> {
+    krate: &'a str,
+    file: &'a str,
+}
+
+impl Place<'_> {
+    /// Whether a source is meant by the name: a test file or a directory of
+    /// them, or a module.
+    fn is_of(&self, path: &str) -> bool {
+        let Self { krate, file } = self;
+        let inside = |directory: &str| {
+            let below = path.strip_prefix(&format!("{krate}/{directory}/{file}"));
+            below.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        inside("tests") || inside("src")
+    }
+}
+
+/// Whether the text has a test of this name.
+fn has_test(text: &str, name: &str) -> bool {
+    let Some((before, _)) = text.split_once(&format!("fn {name}(")) else {
+        return false;
+    };
+    // Its attributes, directly above.
+    let above = before.lines().rev().take_while(|line| !line.is_empty());
+    above.into_iter().any(|line| line.trim() == "#[test]")
+}
+
+/// Each failure of another system has a test, and each that is named is in the
+/// file that is named: "`crate file: test`, `test`; `file: test`".
+#[test]
+fn failures_of_others_have_their_tests() {
+    let sources = sources();
+    let testing = document("testing.md");
+    let (_, section) = testing
+        .split_once("## How others failed")
+        .expect("the section");
+    let rows: Vec<_> = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| what"))
+        .collect();
+    assert!(rows.len() >= 25, "only {} failures", rows.len());
+    let holds = |place: &Place<'_>, name: &str| {
+        let mut of_place = sources.iter().filter(|(path, _)| place.is_of(path));
+        of_place.any(|(_, text)| has_test(text, name))
+    };
+    for row in rows {
+        let cell = row.rsplit(" | ").next().unwrap_or_default();
+        let mut place: Option<Place<'_>> = None;
+        let mut tests = 0;
+        // What is between backticks: every second part.
+        for (at, quoted) in cell.split('`').enumerate().skip(1).step_by(2) {
+            let (whole, name) = match quoted.split_once(": ") {
+                Some((place, name)) => (Some(place), name),
+                None => (None, quoted),
+            };
+            if let Some(whole) = whole {
+                let (krate, file) = match (whole.split_once(' '), &place) {
+                    (Some(parts), _) => parts,
+                    (None, Some(before)) => (before.krate, whole),
+                    (None, None) => panic!("of which crate is {quoted} ({at})?"),
+                };
+                place = Some(Place { krate, file });
+            }
+            if is_defect_or_target(name, &sources) {
+                tests += 1;
+                continue;
+            }
+            let Some(place) = &place else {
+                panic!("{name} is neither a defect nor a fuzz target, and has no file");
+            };
+            let (krate, file) = (place.krate, place.file);
+            assert!(holds(place, name), "{krate} {file} has no test {name}");
+            tests += 1;
+        }
+        assert!(tests > 0, "no test for: {row}");
+    }
+}
+
+/// Whether it is a deliberate defect of the simulator or a fuzz target.
+fn is_defect_or_target(name: &str, sources: &[(String, String)]) -> bool {
+    let has = |path: &str, words: &str| {
+        let mut of_path = sources.iter().filter(|(file, _)| file.starts_with(path));
+        of_path.any(|(_, text)| text.contains(words))
+    };
+    has("control/src/sim/mutants.rs", &format!("\"{name}\","))
+        || has("ci/fuzzing/src/", &format!("name: \"{name}\","))
 }

@@ -344,7 +344,7 @@ fn answers_to_forgery(
         universe.cut.extend([(0, 1), (1, 0)]);
         universe.run(5 * SECOND);
     }
-    let m1 = forged_m1(&universe, 1, 0, &master(key), life(present));
+    let m1 = forged_m1(&universe, 1, 0, &master(key), life(present), [0; 16]);
     let outsider = universe.add(&master(1), None);
     universe.kill(outsider);
     universe.captured.clear();

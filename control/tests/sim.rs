@@ -37,3 +37,11 @@ fn everything_works_again_after_any_history() {
     let phases = no_seed_breaks_an_invariant(Mode::Liveness, 1000..1060);
     assert!(phases > 2, "lanes went on in phases in {phases} histories");
 }
+
+#[test]
+fn nodes_that_are_killed_under_load_are_back_soon_with_new_keys() {
+    let outcome = tipsec_control::sim::kills::run(3, 20, 7);
+    assert_eq!(outcome.broken, None);
+    assert_eq!(outcome.kills, 20);
+    assert!(outcome.delivered > 1000, "{outcome:?}");
+}

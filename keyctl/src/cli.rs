@@ -33,6 +33,17 @@ pub(crate) enum Command {
     /// Say how often keys are replaced, or replace them now
     #[command(subcommand)]
     Rekey(Rekey),
+    /// Put a node out: this node takes nothing from it under the keys that it has.
+    /// To be said on every other node, and followed by a new master key
+    Evict {
+        /// Its id
+        node: u32,
+    },
+    /// Take back a node that was put out
+    Readmit {
+        /// Its id
+        node: u32,
+    },
     /// Show this node: keys, NIC queues, workers, what was dropped and why
     Status,
     /// Show every peer: link, keys, traffic, what was dropped and why

@@ -16,7 +16,7 @@ use tipsec_control::master::MasterKey;
 use crate::cli::{Cli, Command, Events, KeySource, Master, Rekey};
 use crate::client::Client;
 use crate::error::Error;
-use crate::{key_file, prompt, show, show_master};
+use crate::{key_file, prompt, show, show_evicted, show_master};
 
 /// How often `events --follow` asks.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
@@ -60,6 +60,14 @@ pub(crate) fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Error> {
         }
         Command::Master(Master::Status) => {
             ask(cli, out, &Request::MasterStatus {}, show_master::status)
+        }
+        Command::Evict { node } => {
+            let request = Request::Evict { node: *node };
+            ask(cli, out, &request, show_evicted::evicted)
+        }
+        Command::Readmit { node } => {
+            let request = Request::Readmit { node: *node };
+            ask(cli, out, &request, show_evicted::readmitted)
         }
         Command::Rekey(Rekey::Interval { interval }) => {
             let interval_s =

@@ -19,6 +19,7 @@ mod format;
 mod key_file;
 mod prompt;
 mod show;
+mod show_evicted;
 mod show_master;
 
 use error::Error;

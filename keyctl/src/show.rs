@@ -173,7 +173,7 @@ pub(crate) fn peers(report: &PeersReport) -> String {
     for peer in &report.peers {
         table.row(vec![
             peer.node.to_string(),
-            peer.link.to_string(),
+            link(peer),
             duration_ms(peer.since_ms),
             or_dash(peer.master_id.as_ref()),
             format!("{}/{}", or_dash(peer.tx_epoch), or_dash(peer.rx_epoch)),
@@ -199,6 +199,13 @@ pub(crate) fn peers(report: &PeersReport) -> String {
         );
     }
     text
+}
+
+fn link(peer: &PeerReport) -> String {
+    if peer.evicted {
+        return "evicted".to_owned();
+    }
+    peer.link.to_string()
 }
 
 /// The address, or each with its network.

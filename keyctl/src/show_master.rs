@@ -1,5 +1,5 @@
 //! Master keys as text for people: what a step did and what comes next, and
-//! who holds what. Imports `format` and `show`.
+//! who holds what. Imports `format`, `show` and `show_evicted`.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,10 @@ use tipsec_control::admin::{
 
 use crate::format::{Align, Table, printable};
 use crate::show::or_dash;
+use crate::show_evicted;
 
 /// The keys of a node as `(id, role)`, the newest first.
-fn roles(ids: &MasterIdsReport) -> impl Iterator<Item = (&str, &'static str)> {
+pub(crate) fn roles(ids: &MasterIdsReport) -> impl Iterator<Item = (&str, &'static str)> {
     let all = [
         (&ids.staged, "staged"),
         (&ids.active, "active"),
@@ -33,7 +34,7 @@ fn line(ids: &MasterIdsReport) -> String {
     }
 }
 
-fn list(nodes: &[u32]) -> String {
+pub(crate) fn list(nodes: &[u32]) -> String {
     let texts: Vec<_> = nodes.iter().map(u32::to_string).collect();
     let word = if texts.len() == 1 { "node" } else { "nodes" };
     format!("{word} {}", texts.join(", "))
@@ -59,13 +60,15 @@ pub(crate) fn staged(report: &MasterStepReport) -> String {
 }
 
 pub(crate) fn activated(report: &MasterStepReport) -> String {
-    step(
+    let mut text = step(
         report,
         "activated",
         "unchanged: nothing is staged, and the last rotation is activated already",
         "next: activate it on every other node; when `master status` shows no SA under the \
          previous key, `master retire` on each",
-    )
+    );
+    text.push_str(&show_evicted::state(&report.evicted, &report.masters));
+    text
 }
 
 pub(crate) fn retired(report: &MasterStepReport) -> String {
@@ -106,6 +109,7 @@ pub(crate) fn status(report: &MasterStatusReport) -> String {
             printable(id)
         ));
     }
+    text.push_str(&show_evicted::state(&report.evicted, &report.masters));
     if !report.peers.is_empty() {
         text.push('\n');
         text.push_str(&peers(report));
@@ -120,13 +124,13 @@ fn count_of(report: &MasterStatusReport, id: &str) -> String {
         ids.is_some_and(|ids| roles(ids).any(|(held, _)| held == id))
     };
     let of = |peers: Vec<&MasterPeerReport>| peers.iter().map(|p| p.node).collect::<Vec<_>>();
-    let (silent, said): (Vec<_>, Vec<_>) =
-        report.peers.iter().partition(|peer| peer.masters.is_none());
+    let members = || report.peers.iter().filter(|peer| !peer.evicted);
+    let (silent, said): (Vec<_>, Vec<_>) = members().partition(|peer| peer.masters.is_none());
     let (with, without): (Vec<_>, Vec<_>) = said.into_iter().partition(holds);
     let mut text = format!(
         "{} of {} nodes hold {}",
         1 + with.len(),
-        1 + report.peers.len(),
+        1 + members().count(),
         printable(id)
     );
     let (without, silent) = (of(without), of(silent));
@@ -172,6 +176,7 @@ fn peers(report: &MasterStatusReport) -> String {
             (None, None) => "not heard".to_owned(),
         };
         let link = match peer.link {
+            _ if peer.evicted => "evicted".to_owned(),
             LinkState::Connecting if peer.sa_master_id.is_none() => "-".to_owned(),
             state => state.to_string(),
         };
@@ -186,10 +191,10 @@ fn peers(report: &MasterStatusReport) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn ids(active: &str, staged: &str, previous: &str) -> MasterIdsReport {
+    pub(crate) fn ids(active: &str, staged: &str, previous: &str) -> MasterIdsReport {
         let some = |id: &str| (!id.is_empty()).then(|| id.to_owned());
         MasterIdsReport {
             active: some(active),
@@ -205,6 +210,7 @@ mod tests {
             sa_master_id: (!under.is_empty()).then(|| under.to_owned()),
             masters,
             claimed_master_id: None,
+            evicted: false,
         }
     }
 
@@ -217,6 +223,7 @@ mod tests {
             node: 1001,
             masters: ids("bbbb", "", "aaaa"),
             keyring_damaged: None,
+            evicted: Vec::new(),
             peers: vec![
                 peer(1002, Some(ids("bbbb", "", "aaaa")), "bbbb"),
                 peer(1003, Some(ids("aaaa", "bbbb", "")), "bbbb"),
@@ -260,6 +267,7 @@ mod tests {
             changed,
             masters: ids("bbbb", "", "aaaa"),
             left_behind: left_behind.to_vec(),
+            evicted: Vec::new(),
         };
         let done = activated(&report(true, &[]));
         assert!(done.starts_with("activated; this node holds bbbb active, aaaa previous\nnext: "));

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tipsec_control::admin::{
-    ErrorCode, EventReport, EventsReport, Failure, LinkState, MasterIdsReport, MasterReport,
-    MasterStatusReport, MasterStepReport, PeerReport, PeersReport, RekeyIntervalReport,
-    RekeyNowReport, Reply, Request, Response, StatusReport,
+    ErrorCode, EventReport, EventsReport, EvictedReport, EvictionReport, Failure, LinkState,
+    MasterIdsReport, MasterReport, MasterStatusReport, MasterStepReport, PeerReport, PeersReport,
+    RekeyIntervalReport, RekeyNowReport, Reply, Request, Response, StatusReport,
 };
 use tipsec_control::master::MasterKey;
 use tipsec_control::shell::admin_server::AdminServer;
@@ -162,6 +162,8 @@ fn answer(request: Request, told: &mut Vec<String>) -> Response {
             masters: step(true).masters,
             ..MasterStatusReport::default()
         })),
+        Request::Evict { node } => eviction(node, true),
+        Request::Readmit { node } => eviction(node, false),
         Request::RekeyInterval { interval_s } => {
             told.push(format!("{interval_s:?}"));
             Ok(Reply::RekeyInterval(RekeyIntervalReport { interval_s }))
@@ -183,7 +185,22 @@ fn step(changed: bool) -> MasterStepReport {
             previous: Some("aaaa".to_owned()),
         },
         left_behind: Vec::new(),
+        evicted: Vec::new(),
     }
+}
+
+/// Node 1004 is out, under the active key alone.
+fn eviction(node: u32, is_out: bool) -> Response {
+    let out = EvictedReport {
+        node: 1004,
+        master_ids: vec!["bbbb".to_owned()],
+    };
+    Ok(Reply::Eviction(EvictionReport {
+        changed: true,
+        node,
+        evicted: if is_out { vec![out] } else { Vec::new() },
+        masters: step(true).masters,
+    }))
 }
 
 fn keyctl(socket: &Path, arguments: &[&str], input: &str) -> Output {
@@ -355,6 +372,23 @@ fn a_rotation_is_led_from_step_to_step() {
     let output = daemon.keyctl(&["master", "status", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["masters"]["previous"], "aaaa");
+}
+
+#[test]
+fn an_eviction_leads_to_the_next_key() {
+    let daemon = Daemon::new();
+    let output = daemon.keyctl(&["evict", "1004"]);
+    assert_done(&output, "node 1004 is evicted");
+    assert!(stdout(&output).contains("next: `master stage`"));
+    let output = daemon.keyctl(&["evict", "1004", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["evicted"][0]["node"], 1004);
+    assert_done(
+        &daemon.keyctl(&["readmit", "1004"]),
+        "node 1004 is readmitted",
+    );
+    assert_eq!(daemon.keyctl(&["evict"]).status.code(), Some(2));
+    assert_eq!(daemon.keyctl(&["evict", "x"]).status.code(), Some(2));
 }
 
 #[test]

@@ -34,6 +34,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(2..=1024),
           conflicts_with_all = ["seeds", "nodes", "mutant", "trace"])]
     scale: Vec<u16>,
+    /// Kills a node of one cluster under load so many times instead, and says how
+    /// soon each was back.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..),
+          conflicts_with_all = ["seeds", "scale", "mutant", "trace", "mode"])]
+    kills: Option<u32>,
     /// Print the outcome as JSON.
     #[arg(long)]
     json: bool,
@@ -56,7 +61,7 @@ impl Ends {
     }
 }
 
-fn mutant(name: &str) -> std::result::Result<Mutant, String> {
+pub(crate) fn mutant(name: &str) -> std::result::Result<Mutant, String> {
     let found = CATALOGUE.iter().find(|entry| entry.name == name);
     found.map(|entry| entry.mutant).ok_or_else(|| {
         let names: Vec<_> = CATALOGUE.iter().map(|entry| entry.name).collect();
@@ -65,20 +70,7 @@ fn mutant(name: &str) -> std::result::Result<Mutant, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    match simulate(arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("tipsec-bench: FAILED: an invariant broke, see above");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("tipsec-bench: {error}");
-            match error {
-                Error::Interrupted => ExitCode::from(super::INTERRUPTED),
-                _ => ExitCode::FAILURE,
-            }
-        }
-    }
+    super::exit_code(&simulate(arguments), "an invariant broke")
 }
 
 /// False if an invariant broke.
@@ -91,6 +83,14 @@ fn simulate(arguments: &Arguments) -> Result<bool> {
             sim_bench::print_rows(&rows, out)
         })
         .map(|()| true);
+    }
+    if let Some(kills) = arguments.kills {
+        let nodes = arguments.nodes.map_or(3, usize::from);
+        let outcome = sim_bench::kills(nodes, kills, first);
+        tell(arguments.json, &outcome, |out| {
+            sim_bench::print_kills(&outcome, first, out)
+        })?;
+        return Ok(outcome.broken.is_none());
     }
     let plan = Plan {
         seed: first,
@@ -125,7 +125,11 @@ fn trace(plan: &Plan) -> bool {
     outcome.violation.is_none()
 }
 
-fn tell<T: serde::Serialize>(
+/// Prints an outcome, for people or as JSON.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn tell<T: serde::Serialize>(
     json: bool,
     outcome: &T,
     print: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,

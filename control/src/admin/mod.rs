@@ -15,10 +15,10 @@ mod report;
 mod wall_time;
 
 pub use report::{
-    AddressReport, BearerReport, BearerState, Counts, EventReport, EventsReport, LinkState,
-    MasterIdsReport, MasterPeerReport, MasterReport, MasterStatusReport, MasterStepReport,
-    PeerReport, PeersReport, RekeyIntervalReport, RekeyNowReport, StatusReport, TapReport,
-    WorkerReport,
+    AddressReport, BearerReport, BearerState, Counts, EventReport, EventsReport, EvictedReport,
+    EvictionReport, LinkState, MasterIdsReport, MasterPeerReport, MasterReport, MasterStatusReport,
+    MasterStepReport, PeerReport, PeersReport, RekeyIntervalReport, RekeyNowReport, StatusReport,
+    TapReport, WorkerReport,
 };
 pub use wall_time::rfc3339;
 
@@ -82,6 +82,17 @@ pub enum Request {
     /// Master keys of this node and of its peers; answered by a
     /// [`MasterStatusReport`].
     MasterStatus {},
+    /// Put a node out: refuse it under every master key held now; answered by an
+    /// [`EvictionReport`].
+    Evict {
+        /// Its id.
+        node: u32,
+    },
+    /// Take back a node that was put out; answered by an [`EvictionReport`].
+    Readmit {
+        /// Its id.
+        node: u32,
+    },
     /// Rekey every pair at this interval; answered by a
     /// [`RekeyIntervalReport`].
     RekeyInterval {
@@ -219,6 +230,8 @@ pub enum Reply {
     MasterStep(MasterStepReport),
     /// To [`Request::MasterStatus`].
     MasterStatus(MasterStatusReport),
+    /// To [`Request::Evict`] and [`Request::Readmit`].
+    Eviction(EvictionReport),
     /// To [`Request::RekeyInterval`].
     RekeyInterval(RekeyIntervalReport),
     /// To [`Request::RekeyNow`].

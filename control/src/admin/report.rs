@@ -107,6 +107,9 @@ pub enum BearerState {
     Up,
     /// It was, and is gone for good: its lanes carry nothing.
     Lost,
+    /// It is there, and this node's XDP program is not on it any more: nothing
+    /// is received by it.
+    Detached,
     /// A state of a newer daemon.
     #[serde(other)]
     Unknown,
@@ -118,6 +121,7 @@ impl BearerState {
         match self {
             Self::Up => "up",
             Self::Lost => "lost",
+            Self::Detached => "detached",
             Self::Unknown => "unknown",
         }
     }
@@ -223,6 +227,9 @@ pub struct PeerReport {
     /// Master key that frames in its name claim and this node doesn't hold.
     /// Nothing proves the claim.
     pub claimed_master_id: Option<String>,
+    /// Whether it is evicted under this node's active master key.
+    #[serde(default)]
+    pub evicted: bool,
     /// Its addresses on the wire, by network.
     #[serde(default)]
     pub addresses: Vec<AddressReport>,
@@ -311,6 +318,31 @@ pub struct MasterStepReport {
     /// this node any more.
     #[serde(default)]
     pub left_behind: Vec<u32>,
+    /// Nodes that are evicted.
+    #[serde(default)]
+    pub evicted: Vec<EvictedReport>,
+}
+
+/// A node that is refused.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EvictedReport {
+    /// Its node id.
+    pub node: u32,
+    /// Under these master keys.
+    pub master_ids: Vec<String>,
+}
+
+/// A node was put out, or taken back, and this is stored.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EvictionReport {
+    /// False if it had been done before.
+    pub changed: bool,
+    /// The node.
+    pub node: u32,
+    /// All that are evicted now.
+    pub evicted: Vec<EvictedReport>,
+    /// What this node holds.
+    pub masters: MasterIdsReport,
 }
 
 /// Master keys of this node and of its peers.
@@ -323,6 +355,9 @@ pub struct MasterStatusReport {
     /// Why the keys are those of the keyring's older copy, if they are.
     #[serde(default)]
     pub keyring_damaged: Option<String>,
+    /// Nodes that are evicted.
+    #[serde(default)]
+    pub evicted: Vec<EvictedReport>,
     /// Every peer, in order of node id.
     pub peers: Vec<MasterPeerReport>,
 }
@@ -342,6 +377,9 @@ pub struct MasterPeerReport {
     /// Nothing proves the claim.
     #[serde(default)]
     pub claimed_master_id: Option<String>,
+    /// Whether it is evicted under the active key.
+    #[serde(default)]
+    pub evicted: bool,
 }
 
 /// The rekey interval was taken.

@@ -70,6 +70,14 @@ fn requests_are_read() {
         read(r#"{"op":"master-status"}"#),
         Request::MasterStatus {}
     ));
+    assert!(matches!(
+        read(r#"{"op":"evict","node":1004}"#),
+        Request::Evict { node: 1004 }
+    ));
+    assert!(matches!(
+        read(r#"{"op":"readmit","node":1004}"#),
+        Request::Readmit { node: 1004 }
+    ));
 }
 
 #[test]
@@ -105,6 +113,8 @@ fn bad_requests_say_what_is_wrong() {
             "too long",
         ),
         (r#"{"op":"rekey-interval","interval_s":"10m"}"#, "10m"),
+        (r#"{"op":"evict"}"#, "node"),
+        (r#"{"op":"evict","node":-1}"#, "-1"),
         (r#"{"op":"master-set"}"#, "key"),
         (r#"{"op":"master-stage"}"#, "key"),
         (r#"{"op":"master-retire","force":1}"#, "force"),

@@ -78,6 +78,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
         config.check_for_daemon()?;
         return Ok(ExitCode::SUCCESS);
     }
+    if cfg!(feature = "drill") {
+        tracing::warn!("built with the feature `drill`: workers panic on demand; not for use");
+    }
     start(&config)?.run()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,7 @@ const SINGLE_HEADER: &str = "tipsec keyring 1";
 pub(super) const MAX_FILE_LEN: usize = 4096;
 
 /// The file's text.
-pub(super) fn render(masters: &Masters<MasterKey>) -> Zeroizing<String> {
+pub fn render(masters: &Masters<MasterKey>) -> Zeroizing<String> {
     // All room at once: a string that grows leaves copies of the keys.
     let mut text = Zeroizing::new(String::with_capacity(MAX_FILE_LEN));
     text.push_str(HEADER);
@@ -36,8 +36,11 @@ pub(super) fn render(masters: &Masters<MasterKey>) -> Zeroizing<String> {
     text
 }
 
-/// The keys in a file's text, or what does not fit.
-pub(super) fn parse(text: &[u8]) -> Result<Masters<MasterKey>, String> {
+/// The keys in a file's text.
+///
+/// # Errors
+/// What does not fit. No part of a key is in it.
+pub fn parse(text: &[u8]) -> Result<Masters<MasterKey>, String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
     }
@@ -99,7 +102,7 @@ fn parse_key(text: &str) -> Result<MasterKey, String> {
 }
 
 /// SHA-256 in hex.
-fn checksum(bytes: &[u8]) -> String {
+pub(super) fn checksum(bytes: &[u8]) -> String {
     digest::digest(&digest::SHA256, bytes)
         .as_ref()
         .iter()
@@ -108,7 +111,7 @@ fn checksum(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn key(n: u8) -> MasterKey {
@@ -127,18 +130,26 @@ mod tests {
         format!("{body}sha256 {}\n", checksum(body.as_bytes()))
     }
 
-    #[test]
-    fn every_cut_and_every_flipped_bit_is_noticed() {
-        let good = render(&Masters::new(key(1), Some(key(2)), Some(key(3))));
-        let good = good.as_bytes();
+    /// Every cut and every flipped bit of a good file.
+    pub(in crate::keyring) fn assert_damage_is_noticed(
+        good: &[u8],
+        is_noticed: impl Fn(&[u8]) -> bool,
+    ) {
         for len in 0..good.len() {
-            assert!(parse(&good[..len]).is_err(), "cut to {len}");
+            assert!(is_noticed(&good[..len]), "cut to {len}");
         }
         for bit in 0..8 * good.len() {
             let mut bad = good.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(parse(&bad).is_err(), "bit {bit}");
+            assert!(is_noticed(&bad), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_noticed() {
+        let good = render(&Masters::new(key(1), Some(key(2)), Some(key(3))));
+        let good = good.as_bytes();
+        assert_damage_is_noticed(good, |text| parse(text).is_err());
         assert!(parse(&[good, b"x\n"].concat()).is_err());
         assert!(parse(good).is_ok());
     }

@@ -1,6 +1,6 @@
-//! The master keys on disk: files that only their owner may read, replaced
-//! step by step, never guessed at when they are damaged. Imports `master` and
-//! `masters`.
+//! The master keys on disk, and who was evicted: files that only their owner may
+//! read, replaced step by step, never guessed at when they are damaged. Imports
+//! `master`, `masters` and `evictions`.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Read};
@@ -14,10 +14,13 @@ use zeroize::Zeroizing;
 use crate::master::MasterKey;
 use crate::masters::Masters;
 
+mod evicted;
 mod file;
 mod plan;
 
+pub use evicted::{parse as parse_evictions, render as render_evictions};
 use file::MAX_FILE_LEN;
+pub use file::{parse as parse_file, render as render_file};
 use plan::{NEWEST, OLDER, Step};
 
 /// Where state lies unless configured.
@@ -56,6 +59,15 @@ pub enum KeyringError {
              remove it and its copy master.1 and give the master key again \
              (`tipsec-keyctl master set`)", path.display())]
     Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+    /// The list of evicted nodes is cut, mistyped or of another version.
+    #[error("{} is damaged ({what}): restore it, or remove it and evict again whoever shall stay \
+             out (`tipsec-keyctl evict`)", path.display())]
+    DamagedEvictions {
         /// The file.
         path: PathBuf,
         /// What does not fit.
@@ -127,7 +139,7 @@ impl Keyring {
     /// [`KeyringError`]; a damaged file is never taken for an empty one.
     pub fn load(&self) -> Result<Option<Loaded>, KeyringError> {
         let path = self.path();
-        let Some(newest) = read(&path)? else {
+        let Some(newest) = read(&path, MAX_FILE_LEN)? else {
             let older = self.directory.join(OLDER);
             return match fs::symlink_metadata(&older) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -142,7 +154,9 @@ impl Keyring {
             }
             Err(what) => what,
         };
-        let older = read(&self.directory.join(OLDER)).ok().flatten();
+        let older = read(&self.directory.join(OLDER), MAX_FILE_LEN)
+            .ok()
+            .flatten();
         match older.and_then(|text| file::parse(&text).ok()) {
             Some(masters) => {
                 let path = path.display();
@@ -204,8 +218,9 @@ impl Keyring {
     }
 }
 
-/// The content of a file that is ours alone; `None` if it is not there.
-fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
+/// The content of a file that is ours alone, or a little more than `max` bytes of
+/// it; `None` if it is not there.
+fn read(path: &Path, max: usize) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
     let failed = io_error(path);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -220,7 +235,9 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
     }
     check_owner(path, &meta)?;
     check_mode(path, &meta, 0o077, 0o600)?;
-    read_bounded(file).map(Some).map_err(|e| failed("read", e))
+    read_bounded(file, max)
+        .map(Some)
+        .map_err(|e| failed("read", e))
 }
 
 fn io_error(path: &Path) -> impl Fn(&'static str, io::Error) -> KeyringError + use<> {
@@ -262,9 +279,9 @@ fn check_mode(
 }
 
 /// The whole file, or a little more than can be right.
-fn read_bounded(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN + 1));
-    file.take(MAX_FILE_LEN as u64 + 1).read_to_end(&mut text)?;
+fn read_bounded(file: File, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut text = Zeroizing::new(Vec::with_capacity(max + 1));
+    file.take(max as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
 }
 

@@ -3,22 +3,9 @@
 
 use super::peer::Peer;
 use super::{Context, EventKind};
-use crate::time::Instant;
 
 /// Keys are old after so many of the pair's rekey intervals.
 const INTERVALS: u32 = 3;
-
-/// When a pair's keys will be old.
-#[derive(Default)]
-pub(super) struct Age {
-    old_at: Option<Instant>,
-}
-
-impl Age {
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.old_at
-    }
-}
 
 impl Peer {
     /// Counts from now: keys are new, or the interval is. Never with rekeying off
@@ -27,16 +14,16 @@ impl Peer {
     pub(super) fn watch_age(&mut self, cx: &Context<'_>) {
         let own = cx.core.settings.rekey_interval;
         let interval = own.and_then(|_| self.pair_interval(cx));
-        self.age.old_at = interval.map(|interval| cx.now + interval * INTERVALS);
+        self.old_at = interval.map(|interval| cx.now + interval * INTERVALS);
     }
 
     pub(super) fn age_timer(&mut self, cx: &mut Context<'_>) {
-        if self.age.old_at.is_none_or(|at| cx.now < at) {
+        if self.old_at.is_none_or(|at| cx.now < at) {
             return;
         }
         // Once, until there are new keys. Of a peer that is down, that is known
         // already; and when it is back, a rekey is due.
-        self.age.old_at = None;
+        self.old_at = None;
         let (true, Some(since)) = (self.link.is_up(), self.keys_since) else {
             return self.watch_age(cx);
         };
@@ -47,7 +34,6 @@ impl Peer {
             self.node,
             cx.now.since(since).as_secs()
         );
-        let kind = EventKind::KeysOld;
-        cx.core.journal.note(cx.now, kind, Some(self.node), text);
+        cx.note(EventKind::KeysOld, self.node, text);
     }
 }

@@ -9,7 +9,7 @@ use super::peer::Peer;
 use super::{Action, Context, Count, Destination, EventKind};
 use crate::address::{Addresses, Network};
 use crate::derive::ClusterKeys;
-use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
+use crate::frame::{BARE, ClearHeader, ControlFrame, MessageType, encode, encode_clear};
 use crate::message::Beacon;
 use crate::time::Instant;
 
@@ -29,6 +29,10 @@ pub(super) struct Beaconing {
     /// Beacons sent.
     sent: u32,
 }
+
+// How many were sent matters while there is a previous master key.
+#[cfg(feature = "sim")]
+super::digest::parts!(Beaconing: next, sent);
 
 impl Beaconing {
     pub(super) fn starting(now: Instant) -> Self {
@@ -64,7 +68,7 @@ fn send(cx: &mut Context<'_>, keys: &ClusterKeys) {
         exchange: settings.incarnation.0,
         epoch: Epoch(0),
         master: keys.id(),
-        chain: 0,
+        chain: BARE,
         suites: 0,
     };
     let addresses = settings.addresses;
@@ -102,11 +106,7 @@ impl Peer {
                  bearers in both configurations",
                 self.node, beacon.network
             );
-            let kind = EventKind::Incompatible;
-            return cx
-                .core
-                .journal
-                .note_rarely(cx.now, kind, Some(self.node), text);
+            return cx.note_rarely(EventKind::Incompatible, self.node, text);
         }
         if self.is_downgrade(cx, frame.header().master) {
             // A node that has the active key says the same under that.

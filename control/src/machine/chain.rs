@@ -15,13 +15,11 @@ use super::initiator::EXCHANGE_LIMIT;
 use super::peer::Peer;
 use super::{Context, EventKind};
 use crate::derive::{Chain, ClusterKeys};
+use crate::frame::BARE;
 use crate::time::Instant;
 
 /// Chains kept: those of crossing exchanges, and of some whose end was lost.
 const CHAINS_MAX: usize = 4;
-
-/// The clear header's chain id of an exchange that builds on none.
-pub(super) const BARE: u64 = 0;
 
 /// Chains with the present life of a peer, oldest first.
 #[derive(Default)]
@@ -38,6 +36,12 @@ struct Kept {
     /// Whether the peer is known to hold it.
     is_shared: bool,
 }
+
+#[cfg(feature = "sim")]
+super::digest::parts!(Chains: kept, since, disowned);
+
+#[cfg(feature = "sim")]
+super::digest::parts!(Kept: chain, is_shared);
 
 impl Chains {
     /// The newest that the peer is known to hold.
@@ -141,10 +145,7 @@ impl Peer {
                  shortly; exchanges with it go on building on that secret",
                 self.node
             );
-            let kind = EventKind::ChainLost;
-            cx.core
-                .journal
-                .note_rarely(cx.now, kind, Some(self.node), text);
+            cx.note_rarely(EventKind::ChainLost, self.node, text);
         }
     }
 

@@ -63,6 +63,11 @@ counts! {
     HelloSent = "hellos_sent",
     /// Bare m1 or beacon of another incarnation while the peer was alive.
     Impostor = "impostor",
+    /// From a node that is evicted.
+    Evicted = "evicted",
+    /// A first exchange that waits for another master key, since an evicted node
+    /// has this one: not begun, or not answered.
+    AwaitsMaster = "awaits_master",
 }
 
 /// All counts.

@@ -9,6 +9,7 @@ use super::{Context, Core};
 
 /// One rule broken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub))] // seen by the simulator alone
 pub enum Defect {
     /// m2 leaves before its SA is installed.
     OfferBeforeInstall,

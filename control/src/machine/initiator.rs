@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
+use tipsec_dataplane::ids::{Epoch, Incarnation};
 use tipsec_xdp::wire::CLEAR_HEADER_LEN;
 
+use super::cookie::{Cookie, NO_COOKIE};
 use super::peer::Peer;
 use super::sas::{common_suite, suite_sum};
 use super::timers::Retransmit;
 use super::{Context, Count, EventKind};
 use crate::address::Network;
 use crate::derive::Chain;
-use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
-use crate::message::{COOKIE_LEN, Hello, MAX_OFFER_LEN, Offer, Start};
+use crate::frame::{ClearHeader, ControlFrame, ExchangeName, MessageType, encode, encode_clear};
+use crate::message::{Hello, MAX_OFFER_LEN, Offer, Start};
 use crate::noise::{HANDSHAKE_OVERHEAD, Initiator, TRANSPORT_OVERHEAD};
 use crate::time::Instant;
 
@@ -36,11 +37,7 @@ pub(super) enum InitiatorSlot {
 
 /// I1.
 pub(super) struct Started {
-    exchange: u64,
-    /// The key that the exchange is under, in all its messages.
-    master: MasterId,
-    /// The chain that the exchange builds on.
-    chain: u64,
+    name: ExchangeName,
     /// `None` only while a message is being read.
     noise: Option<Initiator>,
     m1: Vec<u8>,
@@ -52,9 +49,7 @@ pub(super) struct Started {
 
 /// I2.
 pub(super) struct Offered {
-    exchange: u64,
-    master: MasterId,
-    chain: u64,
+    name: ExchangeName,
     /// The chain that it leaves.
     next_chain: u64,
     responder: Incarnation,
@@ -68,6 +63,32 @@ pub(super) struct Offered {
     hellos: u8,
     retransmit: Retransmit,
 }
+
+/// What is left of an exchange that was given up in I2. The responder may have m3
+/// all the same: what it then seals under the own offer says so.
+#[derive(Clone, Copy)]
+pub(super) struct GivenUp {
+    responder: Incarnation,
+    epoch: Epoch,
+    next_chain: u64,
+}
+
+#[cfg(feature = "sim")]
+super::digest::parts!(GivenUp: responder, epoch, next_chain);
+
+#[cfg(feature = "sim")]
+super::digest::parts!(enum InitiatorSlot: Idle, Started(started), Offered(offered));
+
+// What snow holds follows from m1, which has the public half of its key in it.
+#[cfg(feature = "sim")]
+super::digest::parts!(
+    Started: name, m1, responder, began, hellos, retransmit; not noise
+);
+
+#[cfg(feature = "sim")]
+super::digest::parts!(
+    Offered: name, next_chain, responder, epoch, m3, by, installed, began, hellos, retransmit
+);
 
 impl InitiatorSlot {
     pub(super) fn is_idle(&self) -> bool {
@@ -86,22 +107,9 @@ impl InitiatorSlot {
         }
     }
 
-    /// The master key of the exchange under way.
-    pub(super) fn master(&self) -> Option<MasterId> {
-        match self {
-            Self::Idle => None,
-            Self::Started(started) => Some(started.master),
-            Self::Offered(offered) => Some(offered.master),
-        }
-    }
-
-    /// The chain that the exchange under way builds on.
-    fn chain(&self) -> Option<u64> {
-        match self {
-            Self::Idle => None,
-            Self::Started(started) => Some(started.chain),
-            Self::Offered(offered) => Some(offered.chain),
-        }
+    /// The exchange under way.
+    pub(super) fn name(&self) -> Option<ExchangeName> {
+        self.under_way().map(|(name, ..)| name)
     }
 
     /// When it wants attention.
@@ -113,12 +121,12 @@ impl InitiatorSlot {
         }
     }
 
-    /// Exchange id, when it began and how many hellos it followed.
-    fn under_way(&self) -> Option<(u64, Instant, u8)> {
+    /// The exchange, when it began and how many hellos it followed.
+    fn under_way(&self) -> Option<(ExchangeName, Instant, u8)> {
         match self {
             Self::Idle => None,
-            Self::Started(s) => Some((s.exchange, s.began, s.hellos)),
-            Self::Offered(o) => Some((o.exchange, o.began, o.hellos)),
+            Self::Started(s) => Some((s.name, s.began, s.hellos)),
+            Self::Offered(o) => Some((o.name, o.began, o.hellos)),
         }
     }
 }
@@ -131,22 +139,21 @@ impl Peer {
         if self.initiator.is_idle() {
             self.rekey_asked = false;
             cx.core.counts.add(Count::Started);
-            self.start_exchange(cx, cx.now, 0, [0; COOKIE_LEN]);
+            self.start_exchange(cx, cx.now, 0, NO_COOKIE);
         }
     }
 
-    fn start_exchange(
-        &mut self,
-        cx: &mut Context<'_>,
-        began: Instant,
-        hellos: u8,
-        cookie: [u8; COOKIE_LEN],
-    ) {
+    fn start_exchange(&mut self, cx: &mut Context<'_>, began: Instant, hellos: u8, cookie: Cookie) {
         let Some(addresses) = self.addresses else {
             return;
         };
-        let keys = Arc::clone(self.keys_to_start_with(&cx.masters));
+        let Some(keys) = self.keys_to_start_with(cx).map(Arc::clone) else {
+            return;
+        };
         let (chain, psk) = self.psk_to_start_with(&keys);
+        if cx.proves_too_little(keys.id(), chain) {
+            return self.await_master(cx, keys.id());
+        }
         cx.core.m1_counter += 1;
         let settings = &cx.core.settings;
         let start = Start {
@@ -177,9 +184,7 @@ impl Peer {
         let m1 = encode(MessageType::M1, &clear, &body, &keys);
         cx.core.ask(&addresses, &m1);
         self.initiator = InitiatorSlot::Started(Box::new(Started {
-            exchange: header.exchange,
-            master: keys.id(),
-            chain,
+            name: header.name(),
             noise: Some(noise),
             m1,
             responder: self.target,
@@ -190,13 +195,12 @@ impl Peer {
     }
 
     pub(super) fn on_m2(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
-        let header = frame.header();
-        let named = (header.exchange, header.master, header.chain);
+        let named = frame.header().name();
         match &mut self.initiator {
-            InitiatorSlot::Started(s) if (s.exchange, s.master, s.chain) == named => {
+            InitiatorSlot::Started(s) if s.name == named => {
                 self.accept_m2(cx, frame, by);
             }
-            InitiatorSlot::Offered(o) if (o.exchange, o.master, o.chain) == named => {
+            InitiatorSlot::Offered(o) if o.name == named => {
                 cx.core.counts.add(Count::Repeated);
                 self.send_m3(cx, Some(by));
             }
@@ -218,8 +222,8 @@ impl Peer {
                 return cx.core.counts.add(Count::Refused);
             }
         };
-        let (exchange, began, hellos) = (started.exchange, started.began, started.hellos);
-        let (master, chain) = (started.master, started.chain);
+        let (name, began, hellos) = (started.name, started.began, started.hellos);
+        let master = name.master;
         // A responder that was not named in m1 answers with a hello, never
         // with m2.
         let responder = started.responder;
@@ -239,7 +243,7 @@ impl Peer {
         if !self.allows(cx, &offer) {
             return self.retry_later(cx);
         }
-        let answer = suite.and_then(|suite| self.draw_offer(cx, suite, offer.lanes));
+        let answer = suite.and_then(|suite| self.draw_offer(cx, suite, offer.lanes, name.chain));
         let Some(answer) = answer else {
             cx.core.counts.add(Count::Refused);
             return self.retry_later(cx);
@@ -260,18 +264,16 @@ impl Peer {
             message: MessageType::M3,
             sender: cx.core.settings.node,
             receiver: Some(self.node),
-            exchange,
+            exchange: name.id,
             epoch: answer.epoch,
             master,
-            chain,
+            chain: name.chain,
             suites: answer.suite.code(),
         };
         debug_assert_eq!(body.len(), payload.len() + TRANSPORT_OVERHEAD);
         let clear = encode_clear(&header, body.len(), &keys);
         self.initiator = InitiatorSlot::Offered(Box::new(Offered {
-            exchange,
-            master,
-            chain,
+            name,
             next_chain: next_chain_id,
             responder,
             epoch: answer.epoch,
@@ -327,33 +329,56 @@ impl Peer {
         {
             let chain = offered.next_chain;
             self.initiator = InitiatorSlot::Idle;
-            self.chain_is_shared(chain);
-            self.completed(cx);
-            self.confirm_awaited(cx);
+            self.given_up = None;
+            self.proved_complete(cx, chain);
+        } else if let Some(late) = self
+            .given_up
+            .take_if(|late| late.responder == sender && late.epoch == epoch)
+        {
+            // Too late for the exchange, but both have its keys and its chain; to
+            // start bare would be refused.
+            self.proved_complete(cx, late.next_chain);
         }
     }
 
+    fn proved_complete(&mut self, cx: &mut Context<'_>, chain: u64) {
+        self.chain_is_shared(chain);
+        self.completed(cx);
+        self.confirm_awaited(cx);
+    }
+
     pub(super) fn on_hello(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
-        let Some((exchange, began, hellos)) = self.initiator.under_way() else {
+        let Some((name, began, hellos)) = self.initiator.under_way() else {
             return cx.core.counts.add(Count::Stale);
         };
         let header = frame.header();
         // A hello under another key than the exchange's is not its answer.
-        if exchange != header.exchange || self.initiator.master() != Some(header.master) {
+        if (name.id, name.master) != (header.exchange, header.master) {
             return cx.core.counts.add(Count::Stale);
         }
         let Some(hello) = Hello::decode(frame.body()) else {
             return cx.core.counts.add(Count::Malformed);
         };
+        if self.is_alive_as_other(hello.incarnation) && !self.outranks_sa(cx, header.master) {
+            // Any member that has seen m1 can say so.
+            return self.suspect(cx, hello.incarnation, None);
+        }
+        let is_alive = self.is_alive_with_chain(hello.incarnation);
         if hello.busy || hellos >= MAX_HELLOS {
+            if is_alive {
+                // So it can this; the true answer may yet come to the m1 that is out.
+                return cx.core.counts.add(Count::Refused);
+            }
             self.initiator = InitiatorSlot::Idle;
             return self.retry_later(cx);
         }
-        let chain = self.initiator.chain();
-        if chain != Some(header.chain) && self.incarnation == Some(hello.incarnation) {
+        if name.chain != header.chain && self.incarnation == Some(hello.incarnation) {
             self.chain_disowned(cx);
         }
-        self.addresses = Some(hello.addresses);
+        if !is_alive {
+            // Where a live peer receives is known from the peer itself.
+            self.addresses = Some(hello.addresses);
+        }
         self.target = Some(hello.incarnation);
         self.initiator = InitiatorSlot::Idle;
         self.start_exchange(cx, began, hellos + 1, hello.cookie);
@@ -364,7 +389,14 @@ impl Peer {
             return;
         };
         if cx.now >= began + EXCHANGE_LIMIT {
-            self.initiator = InitiatorSlot::Idle;
+            let ended = std::mem::replace(&mut self.initiator, InitiatorSlot::Idle);
+            if let InitiatorSlot::Offered(offered) = ended {
+                self.given_up = Some(GivenUp {
+                    responder: offered.responder,
+                    epoch: offered.epoch,
+                    next_chain: offered.next_chain,
+                });
+            }
             cx.core.counts.add(Count::TimedOut);
             let text = format!(
                 "node {} did not complete the key exchange within {} s; present keys stay, \
@@ -372,10 +404,7 @@ impl Peer {
                 self.node,
                 EXCHANGE_LIMIT.as_secs()
             );
-            let kind = EventKind::ExchangeTimeout;
-            cx.core
-                .journal
-                .note_rarely(cx.now, kind, Some(self.node), text);
+            cx.note_rarely(EventKind::ExchangeTimeout, self.node, text);
             return self.retry_later(cx);
         }
         match &mut self.initiator {

@@ -11,6 +11,7 @@ use tipsec_dataplane::secret::Suite;
 use crate::address::{Address, Addresses, Network};
 use crate::cluster::ClusterName;
 use crate::derive::MasterRing;
+use crate::evictions::Evictions;
 
 /// What one node is; the interval and the addresses may change in the life of
 /// the process.
@@ -140,6 +141,8 @@ pub enum Input<'a> {
     /// The node holds these master keys from now on: what was made under any
     /// other is wiped.
     SetMasters(MasterRing),
+    /// These nodes are refused from now on, and no others.
+    SetEvictions(Evictions),
     /// The operator set the rekey interval.
     SetRekeyInterval(Option<Duration>),
     /// The operator asks for fresh keys now.

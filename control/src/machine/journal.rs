@@ -61,6 +61,14 @@ pub enum EventKind {
     MasterActivated,
     /// The previous master key was forgotten.
     MasterRetired,
+    /// The operator put a node out.
+    NodeEvicted,
+    /// An eviction has ended.
+    NodeReadmitted,
+    /// A node that is out still starts exchanges.
+    EvictedCalls,
+    /// A first exchange waits until another master key is active.
+    AwaitsMaster,
     /// The keyring's newest file is damaged.
     KeyringDamaged,
     /// The rekey interval was set.
@@ -96,6 +104,10 @@ impl EventKind {
             Self::MasterStaged => "master-staged",
             Self::MasterActivated => "master-activated",
             Self::MasterRetired => "master-retired",
+            Self::NodeEvicted => "node-evicted",
+            Self::NodeReadmitted => "node-readmitted",
+            Self::EvictedCalls => "evicted-calls",
+            Self::AwaitsMaster => "awaits-master",
             Self::KeyringDamaged => "keyring-damaged",
             Self::IntervalSet => "interval-set",
             Self::BearerLost => "bearer-lost",

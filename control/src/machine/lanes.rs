@@ -7,6 +7,8 @@
 
 use tipsec_dataplane::ids::LaneIndex;
 
+#[cfg(feature = "sim")]
+use super::digest::{Digester, Part};
 use super::peer::Peer;
 use super::sas::TxSa;
 use super::{Action, Context, Core, EventKind};
@@ -42,6 +44,27 @@ impl TxLane {
     /// Whether its confirmation is missing and nobody was told yet.
     pub(super) fn is_pending(&self) -> bool {
         self.reach == Reach::Awaited && !self.overdue
+    }
+}
+
+#[cfg(feature = "sim")]
+super::digest::parts!(enum Reach: None, Awaited, Confirmed);
+
+#[cfg(feature = "sim")]
+impl Part for TxLane {
+    fn put(&self, into: &mut Digester) {
+        let Self {
+            reach,
+            awaited_since,
+            overdue,
+            held,
+        } = self;
+        reach.put(into);
+        into.value(&(overdue, held));
+        // Since when a confirmation has been awaited that came is nobody's concern.
+        if *reach == Reach::Awaited {
+            awaited_since.put(into);
+        }
     }
 }
 
@@ -133,8 +156,7 @@ impl Peer {
                      'network' in both configurations",
                     self.node
                 );
-                let kind = EventKind::NoPath;
-                cx.core.journal.note(cx.now, kind, Some(self.node), text);
+                cx.note(EventKind::NoPath, self.node, text);
             }
         }
     }

@@ -6,6 +6,8 @@ use tipsec_dataplane::ids::LaneIndex;
 use tipsec_dataplane::payload::{Probe, ProbeOp};
 use tipsec_dataplane::phase::Phase;
 
+#[cfg(feature = "sim")]
+use super::digest::{Digester, Part};
 use super::lanes::ProbeName;
 use super::peer::Peer;
 use super::rotation::After;
@@ -53,6 +55,32 @@ pub(super) struct Link {
     turn: LaneIndex,
     /// The lane whose probe was answered last.
     proven: Option<LaneIndex>,
+}
+
+#[cfg(feature = "sim")]
+impl Part for Link {
+    fn put(&self, into: &mut Digester) {
+        let Self {
+            state,
+            since,
+            last_heard,
+            last_answered,
+            next_probe,
+            last_probe,
+            turn,
+            proven,
+        } = self;
+        state.put(into);
+        // Only who is forgotten first depends on it, and what is asked of a link
+        // that has just come up.
+        into.moment_within(*since, Duration::from_secs(1));
+        last_heard.put(into);
+        last_answered.put(into);
+        next_probe.put(into);
+        into.value(&(last_answered < last_probe));
+        turn.put(into);
+        proven.put(into);
+    }
 }
 
 impl Link {
@@ -125,9 +153,7 @@ impl Peer {
             self.link.state = LinkState::Up;
             self.link.since = cx.now;
             let text = format!("link to node {} is up", self.node);
-            cx.core
-                .journal
-                .note(cx.now, EventKind::LinkUp, Some(self.node), text);
+            cx.note(EventKind::LinkUp, self.node, text);
             // What was given up while the peer was silent is due again.
             if self.start_at.is_none() && self.initiator.is_idle() {
                 self.schedule_rekey(cx);
@@ -143,9 +169,7 @@ impl Peer {
             self.link.state = LinkState::Down;
             self.link.since = cx.now;
             let text = format!("link to node {} is down: {why}", self.node);
-            cx.core
-                .journal
-                .note(cx.now, EventKind::LinkDown, Some(self.node), text);
+            cx.note(EventKind::LinkDown, self.node, text);
         }
     }
 

@@ -19,9 +19,12 @@
 //! | I2          | opens under own offer or a higher    | `initiator::on_first_open`       |
 //! | I1, I2      | 5 s                                  | `initiator::on_timer`            |
 //! | R any       | m1 = the current one: stored m2      | `responder::on_m1`               |
+//! | R any       | m1 of what is completed: count       | `responder::on_m1`               |
 //! | R any       | m1 stale: hello                      | `responder::on_m1`               |
+//! | R any       | bare m1 without its cookie: hello    | `responder::on_m1`, `cookie`     |
 //! | R any       | bare m1, SA alive                    | `suspicion`, `chain`             |
 //! | any         | under a key that leads back: refused | `rotation`                       |
+//! | any         | of an evicted node, or bare: refused | `eviction`                       |
 //! | R any       | m1 fresh                             | `responder::on_m1`               |
 //! | R1          | own RX installed: m2                 | `responder::on_installed`        |
 //! | R1          | opens under the offer                | `sas::on_first_open`             |
@@ -31,7 +34,6 @@
 //! | R1          | 10 s                                 | `responder::on_timer`            |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, LaneIndex, MasterId, NodeId, PeerIndex, Spi};
@@ -47,8 +49,12 @@ mod age;
 mod beacon;
 mod bucket;
 mod chain;
+mod cookie;
 mod counts;
 mod defect;
+#[cfg(feature = "sim")]
+mod digest;
+mod eviction;
 mod initiator;
 mod interface;
 mod journal;
@@ -64,6 +70,8 @@ mod schedule;
 #[cfg(feature = "sim")]
 mod sizes;
 mod spi_pool;
+#[cfg(feature = "sim")]
+mod standing;
 mod suspicion;
 mod timers;
 mod view;
@@ -80,9 +88,15 @@ pub use defect::Defect;
 #[cfg(not(feature = "sim"))]
 use defect::Defect;
 #[cfg(feature = "sim")]
+pub use digest::{Digest, Digester};
+#[cfg(feature = "sim")]
 pub use sizes::Sizes;
+#[cfg(feature = "sim")]
+pub use standing::Standing;
 
 use beacon::Beaconing;
+use cookie::Cookies;
+use eviction::Evicted;
 use peer::Peer;
 use schedule::Schedule;
 use spi_pool::SpiPool;
@@ -104,6 +118,8 @@ struct Core {
     m1_counter: u64,
     /// Number of the next probe, whoever it is for.
     next_probe: u64,
+    cookies: Cookies,
+    evicted: Evicted,
     /// Lanes whose NIC is gone.
     lost_lanes: BTreeSet<LaneIndex>,
     /// Where the epochs of a peer's offers start: above those of every peer
@@ -130,6 +146,19 @@ struct Context<'a> {
     random: &'a mut dyn Random,
     core: &'a mut Core,
     masters: MasterRing,
+}
+
+impl Context<'_> {
+    /// Notes what happened with a peer.
+    fn note(&mut self, kind: EventKind, node: NodeId, text: String) {
+        self.core.journal.note(self.now, kind, Some(node), text);
+    }
+
+    /// The same, for what a stranger can cause: see [`Journal::note_rarely`].
+    fn note_rarely(&mut self, kind: EventKind, node: NodeId, text: String) {
+        let journal = &mut self.core.journal;
+        journal.note_rarely(self.now, kind, Some(node), text);
+    }
 }
 
 impl Core {
@@ -213,6 +242,8 @@ impl Machine {
                 next_token: 0,
                 m1_counter: 0,
                 next_probe: 1,
+                cookies: Cookies::default(),
+                evicted: Evicted::default(),
                 lost_lanes: BTreeSet::new(),
                 epoch_floor: Epoch(1),
                 #[cfg(feature = "sim")]
@@ -226,7 +257,14 @@ impl Machine {
     }
 
     /// Takes one input. What is to be done is then in [`Self::next_action`].
+    ///
+    /// Timers that are due come first: what waited while the process stood still is
+    /// judged by the time that it is now, and may be of an exchange that is over.
     pub fn handle(&mut self, now: Instant, random: &mut dyn Random, input: Input<'_>) {
+        let is_due = self.next_deadline().is_some_and(|at| at <= now);
+        if is_due && !matches!(input, Input::Timer) {
+            self.on_timer(now, random);
+        }
         match input {
             Input::Timer => self.on_timer(now, random),
             Input::Frame {
@@ -284,6 +322,7 @@ impl Machine {
             }
             Input::SetAddresses(addresses) => self.on_addresses(now, random, addresses),
             Input::SetMasters(masters) => self.on_masters(now, random, masters),
+            Input::SetEvictions(evictions) => self.on_evictions(now, random, evictions),
             Input::SetRekeyInterval(interval) => self.on_interval(now, random, interval),
             Input::RekeyNow => self.on_rekey_now(now, random),
         }
@@ -361,12 +400,11 @@ impl Machine {
             return self.core.counts.add(Count::Malformed);
         };
         let header = *frame.header();
-        let masters = self.core.masters.clone();
-        let held = masters.and_then(|all| Some((Arc::clone(all.named(header.master)?), all)));
-        let Some((keys, masters)) = held else {
+        let masters = self.core.masters.as_ref();
+        let Some(keys) = masters.and_then(|all| all.named(header.master)) else {
             return self.on_foreign_master(now, header.sender, header.master);
         };
-        if !frame.verify(&keys) {
+        if !frame.verify(keys) {
             return self.core.counts.add(Count::BadMac);
         }
         if header.sender == self.core.settings.node {
@@ -378,49 +416,46 @@ impl Machine {
         {
             return self.core.counts.add(Count::NotForUs);
         }
+        if self.is_of_evicted(now, &header) {
+            return;
+        }
         self.claims.remove(&header.sender);
         let Some(index) = self.peer_named(header.sender, now, random) else {
             return self.core.counts.add(Count::NoRoom);
         };
-        let cx = &mut Context {
-            now,
-            random,
-            core: &mut self.core,
-            masters,
-        };
-        let peer = &mut self.peers[index];
-        match header.message {
+        self.with_peer(now, random, index, |peer, cx| match header.message {
             MessageType::Beacon => peer.on_beacon(cx, &frame, network),
             MessageType::Hello => peer.on_hello(cx, &frame),
             MessageType::M1 => peer.on_m1(cx, &frame, bytes, network),
             MessageType::M2 => peer.on_m2(cx, &frame, network),
             MessageType::M3 => peer.on_m3(cx, &frame, network),
-        }
-        self.reschedule(index);
+        });
     }
 
     /// Finds a peer, or makes one; a full table gives up the peer that has
     /// been down longest.
-    fn peer_named(&mut self, node: NodeId, now: Instant, random: &mut dyn Random) -> Option<usize> {
-        if let Some(index) = self.peers.iter().position(|peer| peer.node == node) {
-            return Some(index);
+    fn peer_named(
+        &mut self,
+        node: NodeId,
+        now: Instant,
+        random: &mut dyn Random,
+    ) -> Option<PeerIndex> {
+        if let Some(peer) = self.peers.iter().find(|peer| peer.node == node) {
+            return Some(peer.index);
         }
         if self.peers.len() < usize::from(self.core.settings.max_peers) {
             let index = PeerIndex(u16::try_from(self.peers.len()).ok()?);
             let mut peer = Peer::new(index, node, now);
             peer.next_epoch = self.core.epoch_floor;
             self.peers.push(peer);
-            return Some(usize::from(index.0));
+            return Some(index);
         }
         let masters = self.core.masters.clone()?;
-        let index = self
+        let old = self
             .peers
-            .iter()
-            .enumerate()
-            .filter(|(_, peer)| peer.is_forgettable())
-            .min_by_key(|(_, peer)| peer.link.since())
-            .map(|(index, _)| index)?;
-        let old = &mut self.peers[index];
+            .iter_mut()
+            .filter(|peer| peer.is_forgettable())
+            .min_by_key(|peer| peer.link.since())?;
         self.core.act(Action::UnlistPeer { node: old.node });
         old.wipe(&mut Context {
             now,
@@ -432,7 +467,7 @@ impl Machine {
         *old = Peer::new(old.index, node, now);
         self.core.epoch_floor = floor;
         old.next_epoch = floor;
-        Some(index)
+        Some(old.index)
     }
 
     /// A frame under a key that this node does not hold: no state but a claim
@@ -529,23 +564,8 @@ impl Machine {
         random: &mut dyn Random,
         mut step: impl FnMut(&mut Peer, &mut Context<'_>),
     ) {
-        let Some(masters) = self.core.masters.clone() else {
-            return;
-        };
-        for peer in &mut self.peers {
-            let masters = masters.clone();
-            step(
-                peer,
-                &mut Context {
-                    now,
-                    random: &mut *random,
-                    core: &mut self.core,
-                    masters,
-                },
-            );
-        }
-        for index in 0..self.peers.len() {
-            self.reschedule(index);
+        for index in (0..=u16::MAX).take(self.peers.len()) {
+            self.with_peer(now, random, PeerIndex(index), &mut step);
         }
     }
 }

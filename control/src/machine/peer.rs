@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
 
-use super::age::Age;
 use super::bucket::Bucket;
 use super::chain::Chains;
-use super::initiator::InitiatorSlot;
+use super::initiator::{GivenUp, InitiatorSlot};
 use super::link::Link;
 use super::responder::ResponderSlot;
 use super::rotation::{After, Known};
@@ -18,7 +17,8 @@ use super::{Action, Context};
 use crate::address::{Addresses, Network};
 use crate::time::Instant;
 
-/// New m1 of one peer: 10 a second, 10 at once. Hellos likewise.
+/// New bare m1 of one peer: 10 a second, 10 at once. Hellos likewise, and chained
+/// m1 that the peer wrote.
 const HANDSHAKE_BUCKET: Bucket = Bucket::new(Duration::from_millis(100), 10);
 
 /// One peer.
@@ -34,6 +34,8 @@ pub(super) struct Peer {
     /// The life of it that a beacon or hello named: whom to address an m1 to.
     pub(super) target: Option<Incarnation>,
     pub(super) initiator: InitiatorSlot,
+    /// The last exchange that ended in I2 without an answer.
+    pub(super) given_up: Option<GivenUp>,
     pub(super) responder: ResponderSlot,
     /// SAs for what the peer sends, oldest first.
     pub(super) rx: Vec<RxSa>,
@@ -56,6 +58,7 @@ pub(super) struct Peer {
     /// The peer's rekey interval, once it has said.
     pub(super) interval: Option<Option<Duration>>,
     pub(super) m1_bucket: Bucket,
+    pub(super) chained_m1_bucket: Bucket,
     pub(super) hello_bucket: Bucket,
     /// The exchange whose m3 was last accepted.
     pub(super) last_completed: Option<u64>,
@@ -63,7 +66,8 @@ pub(super) struct Peer {
     pub(super) exchanges: u64,
     /// When the last one was.
     pub(super) keys_since: Option<Instant>,
-    pub(super) age: Age,
+    /// When the present ones will be old.
+    pub(super) old_at: Option<Instant>,
     /// The master keys that it says it holds.
     pub(super) known: Option<Known>,
     /// Those of our own that it has proved to hold, in any of its lives.
@@ -71,6 +75,14 @@ pub(super) struct Peer {
     /// When to rekey because the SAs are not under the key that they should be.
     pub(super) rotate_at: Option<Instant>,
 }
+
+#[cfg(feature = "sim")]
+super::digest::parts!(
+    Peer: index, node, addresses, pathless, incarnation, target, initiator, given_up, responder, rx, tx,
+    next_epoch, link, suspicion, chains, start_at, rekey_asked, beacon_heard, m1_seen, interval,
+    m1_bucket, chained_m1_bucket, hello_bucket, last_completed, exchanges, keys_since, old_at, known, proven,
+    rotate_at
+);
 
 impl Peer {
     pub(super) fn new(index: PeerIndex, node: NodeId, now: Instant) -> Self {
@@ -82,6 +94,7 @@ impl Peer {
             incarnation: None,
             target: None,
             initiator: InitiatorSlot::Idle,
+            given_up: None,
             responder: ResponderSlot::Idle,
             rx: Vec::new(),
             tx: None,
@@ -95,11 +108,12 @@ impl Peer {
             m1_seen: VecDeque::new(),
             interval: None,
             m1_bucket: HANDSHAKE_BUCKET,
+            chained_m1_bucket: HANDSHAKE_BUCKET,
             hello_bucket: HANDSHAKE_BUCKET,
             last_completed: None,
             exchanges: 0,
             keys_since: None,
-            age: Age::default(),
+            old_at: None,
             known: None,
             proven: BTreeSet::new(),
             rotate_at: None,
@@ -114,6 +128,7 @@ impl Peer {
     /// Drops everything that has to do with keys.
     pub(super) fn wipe(&mut self, cx: &mut Context<'_>) {
         self.initiator = InitiatorSlot::Idle;
+        self.given_up = None;
         self.responder = ResponderSlot::Idle;
         self.suspicion = Suspicion::default();
         self.forget_chains();
@@ -131,7 +146,7 @@ impl Peer {
         self.last_completed = None;
         self.exchanges = 0;
         self.keys_since = None;
-        self.age = Age::default();
+        self.old_at = None;
         self.link_down(cx, "its keys were wiped");
     }
 
@@ -144,12 +159,7 @@ impl Peer {
         }
         if self.incarnation.is_some() {
             let text = format!("node {} is a new process", self.node);
-            cx.core.journal.note(
-                cx.now,
-                super::EventKind::PeerRestarted,
-                Some(self.node),
-                text,
-            );
+            cx.note(super::EventKind::PeerRestarted, self.node, text);
         }
         if let Some(former) = self.incarnation.replace(incarnation)
             && !self.is_former_life(former)
@@ -162,6 +172,7 @@ impl Peer {
         self.exchanges = 0;
         self.last_completed = None;
         self.initiator.forget_others(incarnation);
+        self.given_up = None;
         self.responder.forget_others(incarnation);
         self.retire_other_incarnations(cx.now, incarnation);
     }

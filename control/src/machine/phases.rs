@@ -42,6 +42,12 @@ pub(super) struct TxPhases {
     lanes: Vec<TxPhase>,
 }
 
+#[cfg(feature = "sim")]
+super::digest::parts!(TxPhase: spi, entered, allowed);
+
+#[cfg(feature = "sim")]
+super::digest::parts!(TxPhases: keys, lanes);
+
 impl TxPhases {
     /// Each lane is in its first phase, and has the key of the second.
     pub(super) fn new(keys: SaKeys, spis: &[Spi]) -> Self {
@@ -80,6 +86,13 @@ pub(super) struct RxPhases {
     /// The first `stage_at`: asked after every step of the machine.
     deadline: Option<Instant>,
 }
+
+// What workers share is theirs.
+#[cfg(feature = "sim")]
+super::digest::parts!(RxPhase: spi, opened, stage_at; not shared);
+
+#[cfg(feature = "sim")]
+super::digest::parts!(RxPhases: keys, lanes, deadline);
 
 impl RxPhases {
     /// Each lane has the keys of the first two phases.
@@ -131,9 +144,7 @@ impl Peer {
              their budget was spent",
             index.0, self.node
         );
-        cx.core
-            .journal
-            .note_rarely(cx.now, EventKind::PhaseEntered, Some(self.node), text);
+        cx.note_rarely(EventKind::PhaseEntered, self.node, text);
         let Some(next) = phase.next() else { return };
         cx.core.act(Action::StageTx {
             peer: self.index,

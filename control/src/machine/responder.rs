@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId};
+use tipsec_dataplane::ids::{Epoch, Incarnation};
 
-use super::chain::BARE;
+use super::cookie::NO_COOKIE;
 use super::initiator::{InitiatorSlot, matches_header, prologue};
 use super::peer::Peer;
-use super::sas::{MAX_RX_SAS, common_suite};
+use super::sas::{MAX_RX_SAS, RxSa, common_suite};
 use super::{Context, Count, Defect, EventKind};
 use crate::address::{Addresses, Network};
 use crate::derive::{Chain, ClusterKeys, Sek};
-use crate::frame::{ClearHeader, ControlFrame, MessageType, encode, encode_clear};
-use crate::message::{COOKIE_LEN, Hello, Offer, Start};
+use crate::frame::{
+    BARE, ClearHeader, ControlFrame, ExchangeName, MessageType, encode, encode_clear,
+};
+use crate::message::{Hello, Offer, Start};
 use crate::noise::{Responder, Session};
 use crate::time::Instant;
 
@@ -30,13 +32,22 @@ pub(super) enum ResponderSlot {
     Answered(Box<Answered>),
 }
 
+impl Context<'_> {
+    /// What every hello of this node says.
+    fn hello(&self) -> Hello {
+        let settings = &self.core.settings;
+        Hello {
+            incarnation: settings.incarnation,
+            busy: false,
+            cookie: NO_COOKIE,
+            addresses: settings.addresses,
+        }
+    }
+}
+
 /// R1.
 pub(super) struct Answered {
-    exchange: u64,
-    /// The key that the exchange is under, in all its messages.
-    master: MasterId,
-    /// The chain that the exchange builds on.
-    chain: u64,
+    name: ExchangeName,
     /// Of the offer in m2.
     sek: Sek,
     initiator: Incarnation,
@@ -53,12 +64,15 @@ pub(super) struct Answered {
     since: Instant,
 }
 
-impl Answered {
-    /// What all messages of the exchange repeat.
-    fn name(&self) -> (u64, MasterId, u64) {
-        (self.exchange, self.master, self.chain)
-    }
-}
+#[cfg(feature = "sim")]
+super::digest::parts!(enum ResponderSlot: Idle, Answered(answered));
+
+// The session follows from both messages and the SEK.
+#[cfg(feature = "sim")]
+super::digest::parts!(
+    Answered: name, sek, initiator, m1, m2, to, by, epoch, installed, since;
+    not session
+);
 
 impl ResponderSlot {
     /// Ends an exchange with another life of the peer.
@@ -68,11 +82,11 @@ impl ResponderSlot {
         }
     }
 
-    /// The master key of the exchange under way.
-    pub(super) fn master(&self) -> Option<MasterId> {
+    /// The exchange under way.
+    pub(super) fn name(&self) -> Option<ExchangeName> {
         match self {
             Self::Idle => None,
-            Self::Answered(answered) => Some(answered.master),
+            Self::Answered(answered) => Some(answered.name),
         }
     }
 
@@ -94,14 +108,21 @@ impl Peer {
         by: Network,
     ) {
         if let ResponderSlot::Answered(answered) = &self.responder
-            && answered.exchange == frame.header().exchange
+            && answered.name.id == frame.header().exchange
             && raw.starts_with(&answered.m1)
             && !cx.has(Defect::ResealedM2)
         {
             cx.core.counts.add(Count::Repeated);
             return self.send_m2(cx, by);
         }
-        if !self.m1_bucket.take(cx.now) {
+        if self.last_completed == Some(frame.header().exchange) {
+            // Its m3 came, so m2 had come: a hello would have the initiator start
+            // over what is done.
+            return cx.core.counts.add(Count::Repeated);
+        }
+        // Any member can write a bare one in the peer's name, and they must not take
+        // the place of those which only the peer can write.
+        if frame.header().chain == BARE && !self.m1_bucket.take(cx.now) {
             return cx.core.counts.add(Count::RateLimited);
         }
         self.accept_m1(cx, frame, by);
@@ -134,6 +155,12 @@ impl Peer {
         let Some(keys) = cx.masters.named(header.master).cloned() else {
             return cx.core.counts.add(Count::ForeignMaster);
         };
+        if cx.refuses(self.node, header.master) {
+            return cx.core.counts.add(Count::Evicted);
+        }
+        if cx.proves_too_little(header.master, header.chain) {
+            return self.await_master(cx, header.master);
+        }
         if self.is_downgrade(cx, header.master) {
             return self.refuse_downgrade(cx, header.master);
         }
@@ -154,8 +181,16 @@ impl Peer {
         };
         let stale =
             start.responder != Some(cx.core.settings.incarnation) || self.m1_seen.iter().any(seen);
-        if stale {
-            return self.send_hello(cx, frame, (&start.addresses, by), false);
+        let must_show = header.chain == BARE && !cx.has_cookie(self.node, &start);
+        if stale || must_show {
+            let hello = Hello {
+                cookie: cx.cookie_for(self.node, &start),
+                ..cx.hello()
+            };
+            return self.send_hello(cx, frame, (&start.addresses, by), &hello);
+        }
+        if header.chain != BARE && !self.chained_m1_bucket.take(cx.now) {
+            return cx.core.counts.add(Count::RateLimited);
         }
         let is_other =
             self.is_alive_as_other(start.initiator) && !self.outranks_sa(cx, header.master);
@@ -174,22 +209,18 @@ impl Peer {
                  in both configurations",
                 self.node
             );
-            let kind = EventKind::Incompatible;
-            return cx
-                .core
-                .journal
-                .note_rarely(cx.now, kind, Some(self.node), text);
+            return cx.note_rarely(EventKind::Incompatible, self.node, text);
         };
         if self.rx.len() >= MAX_RX_SAS {
-            return self.send_hello(cx, frame, (&start.addresses, by), true);
+            return self.send_busy(cx, frame, (&start.addresses, by));
         }
         self.saw_m1(start.initiator, start.counter);
         if cx.has(Defect::TieBreakOnM1) && cx.core.settings.node > self.node {
             self.initiator = InitiatorSlot::Idle;
         }
         self.learn_holdings(cx, &start.holdings, start.initiator, header.master);
-        let Some(offer) = self.draw_offer(cx, suite, start.lanes) else {
-            return self.send_hello(cx, frame, (&start.addresses, by), true);
+        let Some(offer) = self.draw_offer(cx, suite, start.lanes, header.chain) else {
+            return self.send_busy(cx, frame, (&start.addresses, by));
         };
         self.answer(cx, (frame, by, &keys), noise, &start, &offer);
     }
@@ -219,10 +250,8 @@ impl Peer {
         let clear = encode_clear(&header, body.len(), keys);
         self.install_rx(cx, offer, (session.hash(), keys.id()), start.initiator);
         self.responder = ResponderSlot::Answered(Box::new(Answered {
-            exchange: header.exchange,
-            master: keys.id(),
-            chain: header.chain,
-            sek: Sek::new(*offer.sek.bytes()),
+            name: header.name(),
+            sek: offer.sek.duplicate(),
             initiator: start.initiator,
             m1: [frame.clear().as_slice(), frame.body()].concat(),
             m2: encode(MessageType::M2, &clear, &body, keys),
@@ -261,11 +290,9 @@ impl Peer {
     }
 
     pub(super) fn on_m3(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
-        let header = frame.header();
-        let (exchange, master) = (header.exchange, header.master);
-        let named = (exchange, master, header.chain);
+        let named = frame.header().name();
         match &mut self.responder {
-            ResponderSlot::Answered(answered) if answered.name() == named => {
+            ResponderSlot::Answered(answered) if answered.name == named => {
                 let offer = match answered.session.open(frame.body()) {
                     Ok(payload) => Offer::decode(&payload),
                     Err(_) => return cx.core.counts.add(Count::Refused),
@@ -279,7 +306,7 @@ impl Peer {
                     _ => cx.core.counts.add(Count::Refused),
                 }
             }
-            _ if self.last_completed == Some(exchange) => {
+            _ if self.last_completed == Some(named.id) => {
                 cx.core.counts.add(Count::Repeated);
                 self.confirm(cx);
             }
@@ -290,13 +317,16 @@ impl Peer {
     /// Answers a message that does not tell where the peer receives.
     fn answer_by_hello(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>, by: Network) {
         match self.addresses {
-            Some(addresses) => self.send_hello(cx, frame, (&addresses, by), false),
+            Some(addresses) => {
+                let hello = cx.hello();
+                self.send_hello(cx, frame, (&addresses, by), &hello);
+            }
             None => cx.core.counts.add(Count::Stale),
         }
     }
 
     fn accept_m3(&mut self, cx: &mut Context<'_>, answered: &Answered, offer: &Offer) {
-        let (hash, master) = (answered.session.hash(), answered.master);
+        let (hash, master) = (answered.session.hash(), answered.name.master);
         if !self.allows(cx, offer) {
             return;
         }
@@ -313,8 +343,36 @@ impl Peer {
             self.initiator = InitiatorSlot::Idle;
         }
         self.install_tx(cx, offer, (hash, master), initiator);
-        self.last_completed = Some(answered.exchange);
+        self.last_completed = Some(answered.name.id);
         self.completed(cx);
+    }
+
+    /// Ends the exchange that was answered, and takes back what was offered.
+    pub(super) fn withdraw_answer(&mut self, cx: &mut Context<'_>) {
+        let ResponderSlot::Answered(answered) =
+            std::mem::replace(&mut self.responder, ResponderSlot::Idle)
+        else {
+            return;
+        };
+        let is_offered = |sa: &mut RxSa| sa.epoch == answered.epoch;
+        let offered: Vec<RxSa> = self.rx.extract_if(.., is_offered).collect();
+        for sa in offered {
+            sa.remove(cx);
+        }
+    }
+
+    /// "Not now": there is no room for another SA.
+    fn send_busy(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &ControlFrame<'_>,
+        way: (&Addresses, Network),
+    ) {
+        let hello = Hello {
+            busy: true,
+            ..cx.hello()
+        };
+        self.send_hello(cx, frame, way, &hello);
     }
 
     /// Answers a frame without keeping state, under the frame's key.
@@ -323,7 +381,7 @@ impl Peer {
         cx: &mut Context<'_>,
         frame: &ControlFrame<'_>,
         (to, by): (&Addresses, Network),
-        busy: bool,
+        hello: &Hello,
     ) {
         if !self.hello_bucket.take(cx.now) {
             return cx.core.counts.add(Count::RateLimited);
@@ -334,16 +392,9 @@ impl Peer {
         // What is not held is not repeated: so the initiator learns of it.
         let asked = frame.header().chain;
         let chain = if self.holds_chain(asked) { asked } else { BARE };
-        let settings = &cx.core.settings;
-        let hello = Hello {
-            incarnation: settings.incarnation,
-            busy,
-            cookie: [0; COOKIE_LEN],
-            addresses: settings.addresses,
-        };
         let header = ClearHeader {
             message: MessageType::Hello,
-            sender: settings.node,
+            sender: cx.core.settings.node,
             receiver: Some(self.node),
             exchange: frame.header().exchange,
             epoch: Epoch(0),

@@ -6,6 +6,7 @@
 //! called, under the previous one. Whoever holds only that, perhaps because it
 //! leaked, cannot lead two nodes back to it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ pub(super) struct Known {
     /// The key that it was said under.
     under: MasterId,
 }
+
+#[cfg(feature = "sim")]
+super::digest::parts!(Known: holdings, incarnation, under);
 
 /// What makes a rekey for another key due.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,7 +97,7 @@ impl Machine {
         // Peers learn of it at once.
         self.beaconing = Beaconing::starting(now);
         self.each_peer(now, random, |peer, cx| {
-            peer.drop_what_is_not_held(cx);
+            peer.drop_what_is_not_shared(cx);
             peer.rotate_if_owed(cx, After::Change);
         });
     }
@@ -133,6 +137,7 @@ impl Machine {
         let Some(ids) = self.masters() else {
             return Vec::new();
         };
+        let is_evicted = |peer: &&Peer| self.evictions().refuses(peer.node, master);
         let dependent = |peer: &Peer| {
             let others = ids.iter().map(|(_, id)| *id).filter(|id| *id != master);
             let holds_other = others.into_iter().any(|id| peer.holds(id));
@@ -149,7 +154,8 @@ impl Machine {
                 holds_other,
             })
         };
-        self.peers.iter().filter_map(dependent).collect()
+        let peers = self.peers.iter().filter(|peer| !is_evicted(peer));
+        peers.filter_map(dependent).collect()
     }
 }
 
@@ -172,9 +178,19 @@ impl Peer {
         self.link.is_up() && self.holds(master)
     }
 
-    /// The key that the next exchange of this node with it is under: the newest
-    /// that both hold. The staged one counts only if the peer goes ahead.
-    pub(super) fn keys_to_start_with<'a>(&self, masters: &'a MasterRing) -> &'a Arc<ClusterKeys> {
+    /// The key that the next exchange of this node with it is under; `None` if the
+    /// peer is evicted under that.
+    pub(super) fn keys_to_start_with<'a>(
+        &self,
+        cx: &'a Context<'_>,
+    ) -> Option<&'a Arc<ClusterKeys>> {
+        let newest = self.newest_in_common(&cx.masters);
+        Some(newest).filter(|keys| !cx.refuses(self.node, keys.id()))
+    }
+
+    /// The newest key that both hold. The staged one counts only if the peer goes
+    /// ahead.
+    fn newest_in_common<'a>(&self, masters: &'a MasterRing) -> &'a Arc<ClusterKeys> {
         let active = masters.active();
         let Some(known) = &self.known else {
             return active;
@@ -210,10 +226,7 @@ impl Peer {
             cx.masters.active().id(),
             node = self.node,
         );
-        let kind = EventKind::OlderMaster;
-        cx.core
-            .journal
-            .note_rarely(cx.now, kind, Some(self.node), text);
+        cx.note_rarely(EventKind::OlderMaster, self.node, text);
     }
 
     /// Whether this key is newer than the one of the sending SA. A claim under
@@ -278,7 +291,9 @@ impl Peer {
     /// Whether the pair is up, and its SAs are under another key than those of
     /// an exchange that would start now.
     fn owes_rotation(&self, cx: &Context<'_>) -> bool {
-        let wanted = self.keys_to_start_with(&cx.masters).id();
+        let Some(wanted) = self.keys_to_start_with(cx).map(|keys| keys.id()) else {
+            return false;
+        };
         let newest = self
             .rx
             .iter()
@@ -317,17 +332,34 @@ impl Peer {
         }
     }
 
-    /// Wipes what was made under keys that the node does not hold any more.
-    fn drop_what_is_not_held(&mut self, cx: &mut Context<'_>) {
-        let ids = cx.masters.ids();
-        let is_gone = |id: MasterId| ids.role_of(id).is_none();
+    /// Wipes what was made under keys that the node does not hold any more, or that
+    /// the peer is evicted under.
+    pub(super) fn drop_what_is_not_shared(&mut self, cx: &mut Context<'_>) {
+        let is_evicted = |id: &MasterId| cx.refuses(self.node, *id);
+        let why = if cx.masters.ids().iter().any(|(_, id)| is_evicted(id)) {
+            "it is evicted"
+        } else {
+            "its keys were made under a master key that is gone"
+        };
+        let held = cx.masters.ids();
+        let held: BTreeSet<MasterId> = held.iter().map(|(_, id)| *id).collect();
+        let shared: BTreeSet<MasterId> = held.into_iter().filter(|id| !is_evicted(id)).collect();
+        let is_gone = |id: MasterId| !shared.contains(&id);
         self.proven.retain(|id| !is_gone(*id));
         let mut touched = false;
-        if self.initiator.master().is_some_and(is_gone) {
+        if self
+            .initiator
+            .name()
+            .is_some_and(|name| is_gone(name.master))
+        {
             self.initiator = InitiatorSlot::Idle;
             touched = true;
         }
-        if self.responder.master().is_some_and(is_gone) {
+        if self
+            .responder
+            .name()
+            .is_some_and(|name| is_gone(name.master))
+        {
             self.responder = ResponderSlot::Idle;
             touched = true;
         }
@@ -341,7 +373,7 @@ impl Peer {
         if self.tx.take_if(|tx| is_gone(tx.master)).is_some() {
             (in_use, touched) = (true, true);
             cx.core.act(Action::RemoveTx { peer: self.index });
-            self.link_down(cx, "its keys were made under a master key that is gone");
+            self.link_down(cx, why);
         }
         if touched && self.tx.is_none() && self.rx.is_empty() {
             // The next beacon starts anew.

@@ -23,6 +23,12 @@ pub(super) struct SaKeys {
     receiver: End,
 }
 
+// The rest is constant, or stands in the SA.
+#[cfg(feature = "sim")]
+super::digest::parts!(
+    SaKeys: sek, handshake_hash; not suite, cluster, sender, receiver
+);
+
 impl SaKeys {
     /// Of the SA of an offer.
     pub(super) fn new(

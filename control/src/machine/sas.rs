@@ -14,13 +14,17 @@ use tipsec_dataplane::sa::{FailedOpens, RxShared};
 use tipsec_dataplane::secret::Suite;
 use zeroize::Zeroize;
 
+#[cfg(feature = "sim")]
+use super::digest::{Digester, Part};
 use super::lanes::{ProbeName, Reach, TxLane};
 use super::peer::Peer;
 use super::phases::{RxPhases, TxPhases};
 use super::sa_keys::SaKeys;
+use super::spi_pool::Rank;
 use super::{Action, Context, Count, Defect, EventKind, Pending};
 use crate::address::{Addresses, Network};
 use crate::derive::Sek;
+use crate::frame::BARE;
 use crate::message::Offer;
 use crate::time::Instant;
 
@@ -62,6 +66,14 @@ pub(super) enum RxState {
     Grace { until: Instant },
 }
 
+#[cfg(feature = "sim")]
+super::digest::parts!(RxSa: epoch, master, incarnation, spis, phases, state);
+
+#[cfg(feature = "sim")]
+super::digest::parts!(
+    enum RxState: Installing { since }, Issued { offered }, Live, Grace { until }
+);
+
 impl RxSa {
     /// Withdraws the SA.
     pub(super) fn remove(self, cx: &mut Context<'_>) {
@@ -98,6 +110,31 @@ pub(super) struct TxSa {
     pub(super) phases: TxPhases,
     repeats: u8,
     next_confirm: Instant,
+}
+
+#[cfg(feature = "sim")]
+impl Part for TxSa {
+    fn put(&self, into: &mut Digester) {
+        let Self {
+            epoch,
+            master,
+            incarnation,
+            first_probe,
+            lanes,
+            phases,
+            repeats,
+            next_confirm,
+        } = self;
+        into.value(&(epoch, master, incarnation, first_probe));
+        lanes.put(into);
+        phases.put(into);
+        // Of lanes that are all confirmed, none will be asked again: a lane never
+        // goes back to being awaited.
+        if self.awaited().next().is_some() {
+            repeats.put(into);
+            next_confirm.put(into);
+        }
+    }
 }
 
 impl TxSa {
@@ -153,11 +190,17 @@ impl Peer {
         cx: &mut Context<'_>,
         suite: Suite,
         peer_lanes: u8,
+        chain: u64,
     ) -> Option<Offer> {
         if self.rx.len() >= MAX_RX_SAS {
             return None;
         }
-        let spis = cx.core.spis.allocate(usize::from(peer_lanes), cx.now)?;
+        let rank = match chain {
+            BARE => Rank::Stranger,
+            _ => Rank::Known,
+        };
+        let count = usize::from(peer_lanes);
+        let spis = cx.core.spis.allocate(count, rank, cx.now)?;
         let mut secret = [0; 32];
         cx.random.fill(&mut secret);
         let sek = Sek::new(secret);
@@ -410,9 +453,7 @@ impl Peer {
             CONFIRM_LIMIT.as_secs()
         );
         self.hold_data(cx);
-        cx.core
-            .journal
-            .note(cx.now, EventKind::Unconfirmed, Some(self.node), text);
+        cx.note(EventKind::Unconfirmed, self.node, text);
     }
 
     /// A receiving SA opened its first frame, on whichever lane: its
@@ -484,9 +525,7 @@ impl Peer {
             return;
         }
         let text = format!("the lane to node {} nears its budget; rekeying", self.node);
-        cx.core
-            .journal
-            .note_rarely(cx.now, EventKind::BudgetLow, Some(self.node), text);
+        cx.note_rarely(EventKind::BudgetLow, self.node, text);
         self.start_at = Some(cx.now);
     }
 
@@ -496,9 +535,7 @@ impl Peer {
              until a rekey completes, or the peer is known to be ready for the next phase",
             self.node
         );
-        cx.core
-            .journal
-            .note_rarely(cx.now, EventKind::BudgetSpent, Some(self.node), text);
+        cx.note_rarely(EventKind::BudgetSpent, self.node, text);
         self.start_at = Some(cx.now);
     }
 
@@ -508,9 +545,7 @@ impl Peer {
              forges frames); rekeying",
             self.node
         );
-        cx.core
-            .journal
-            .note_rarely(cx.now, EventKind::OpenLimit, Some(self.node), text);
+        cx.note_rarely(EventKind::OpenLimit, self.node, text);
         self.start_at = Some(cx.now);
     }
 
@@ -529,9 +564,7 @@ impl Peer {
                 offer.suite.name(),
                 offer.spis.len()
             );
-            cx.core
-                .journal
-                .note_rarely(cx.now, EventKind::Incompatible, Some(self.node), text);
+            cx.note_rarely(EventKind::Incompatible, self.node, text);
         }
         allowed
     }

@@ -12,11 +12,28 @@ use crate::time::{Instant, Random};
 /// under way can meet a successor.
 const REST: Duration = Duration::from_secs(60);
 
+/// This part of all SPIs is for those whom the node knows.
+const RESERVED_PART: usize = 4;
+
+/// For whom SPIs are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rank {
+    /// An exchange that builds on an earlier one with the same peer.
+    Known,
+    /// Another: any member can start as many as it likes, in names that it invents.
+    Stranger,
+}
+
 /// Free SPIs, in the order in which they will be issued.
 pub(super) struct SpiPool {
+    /// What strangers leave.
+    reserved: usize,
     free: VecDeque<Spi>,
     resting: VecDeque<(Instant, Spi)>,
 }
+
+#[cfg(feature = "sim")]
+super::digest::parts!(SpiPool: free, resting; not reserved);
 
 impl SpiPool {
     /// `slots` indexes, all free. The generation and the first index are
@@ -35,20 +52,26 @@ impl SpiPool {
             free.rotate_left(first as usize);
         }
         Self {
+            reserved: free.len() / RESERVED_PART,
             free,
             resting: VecDeque::new(),
         }
     }
 
-    /// Takes `count` SPIs, or none if there are fewer.
-    pub(super) fn allocate(&mut self, count: usize, now: Instant) -> Option<Vec<Spi>> {
+    /// Takes `count` SPIs, or none if there are fewer for such a peer.
+    pub(super) fn allocate(&mut self, count: usize, rank: Rank, now: Instant) -> Option<Vec<Spi>> {
         while let Some(&(since, spi)) = self.resting.front()
             && now.since(since) >= REST
         {
             self.resting.pop_front();
             self.free.extend(next_generation(spi));
         }
-        (self.free.len() >= count).then(|| self.free.drain(..count).collect())
+        let left = match rank {
+            Rank::Known => 0,
+            Rank::Stranger => self.reserved,
+        };
+        let is_enough = self.free.len() >= count.saturating_add(left);
+        is_enough.then(|| self.free.drain(..count).collect())
     }
 
     /// Takes back SPIs that no worker and no map knows any more.
@@ -83,14 +106,25 @@ mod tests {
     fn indexes_rest_and_return_with_another_generation() {
         let mut pool = SpiPool::new(4, &mut Ones);
         let start = Instant::default();
-        let first = pool.allocate(3, start).unwrap();
-        assert!(pool.allocate(1, start).is_none());
+        let first = pool.allocate(3, Rank::Known, start).unwrap();
+        assert!(pool.allocate(1, Rank::Known, start).is_none());
         pool.rest(first.clone(), start);
-        assert!(pool.allocate(1, start + REST / 2).is_none());
-        let second = pool.allocate(3, start + REST).unwrap();
+        assert!(pool.allocate(1, Rank::Known, start + REST / 2).is_none());
+        let second = pool.allocate(3, Rank::Known, start + REST).unwrap();
         for (old, new) in first.iter().zip(&second) {
             assert_eq!(old.index(), new.index());
             assert_ne!(old, new);
         }
+    }
+
+    #[test]
+    fn strangers_leave_a_quarter() {
+        let mut pool = SpiPool::new(101, &mut Ones);
+        let now = Instant::default();
+        assert!(pool.allocate(76, Rank::Stranger, now).is_none());
+        assert!(pool.allocate(75, Rank::Stranger, now).is_some());
+        assert!(pool.allocate(1, Rank::Stranger, now).is_none());
+        assert!(pool.allocate(25, Rank::Known, now).is_some());
+        assert!(pool.allocate(1, Rank::Known, now).is_none());
     }
 }

@@ -37,6 +37,12 @@ struct Open {
     m1: Option<(Vec<u8>, Network)>,
 }
 
+#[cfg(feature = "sim")]
+super::digest::parts!(Suspicion: open, refused);
+
+#[cfg(feature = "sim")]
+super::digest::parts!(Open: incarnation, probe, until, m1);
+
 impl Suspicion {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.open.as_ref().map(|open| open.until)
@@ -110,9 +116,7 @@ impl Peer {
              which is up; look for a second node with this id",
             self.node
         );
-        cx.core
-            .journal
-            .note_rarely(cx.now, EventKind::DuplicateNode, Some(self.node), text);
+        cx.note_rarely(EventKind::DuplicateNode, self.node, text);
     }
 
     pub(super) fn suspicion_timer(&mut self, cx: &mut Context<'_>) {

@@ -25,6 +25,9 @@ pub(super) struct Retransmit {
     wait: Duration,
 }
 
+#[cfg(feature = "sim")]
+super::digest::parts!(Retransmit: at, wait);
+
 impl Retransmit {
     pub(super) fn starting(now: Instant, random: &mut dyn Random) -> Self {
         let mut retransmit = Self {
@@ -101,7 +104,7 @@ impl Peer {
             sas,
             tx,
             self.phase_deadline(),
-            self.age.deadline(),
+            self.old_at,
         ]
         .into_iter()
         .flatten()

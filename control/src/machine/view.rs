@@ -26,6 +26,8 @@ pub struct PeerView {
     pub incarnation: Option<Incarnation>,
     /// The master key that the SAs were made under.
     pub master: Option<MasterId>,
+    /// Whether it is evicted under the active master key.
+    pub evicted: bool,
     /// The master keys that it says it holds.
     pub holdings: Option<Masters<MasterId>>,
     /// Another master key that somebody in its name claims; unverified.
@@ -59,6 +61,8 @@ impl Machine {
                 .filter(|(_, (_, seen))| now.since(*seen) < CLAIM_LIFE)
                 .map(|(&node, &(master, _))| (node, master))
         };
+        let active = self.master();
+        let is_evicted = |node| active.is_some_and(|id| self.evictions().refuses(node, id));
         let mut views: Vec<PeerView> = self
             .peers
             .iter()
@@ -69,6 +73,7 @@ impl Machine {
                 since: now.since(peer.link.since()),
                 incarnation: peer.incarnation,
                 master: peer.tx.as_ref().map(|tx| tx.master),
+                evicted: is_evicted(peer.node),
                 holdings: peer.known.as_ref().map(|known| known.holdings.masters),
                 claimed_master: claims()
                     .find(|(node, _)| *node == peer.node)
@@ -91,6 +96,7 @@ impl Machine {
                     since: Duration::ZERO,
                     incarnation: None,
                     master: None,
+                    evicted: is_evicted(node),
                     holdings: None,
                     claimed_master: Some(master),
                     addresses: None,

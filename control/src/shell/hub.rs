@@ -134,28 +134,35 @@ impl Hub {
         self.workers.iter().map(|worker| worker.channel.wake_fd())
     }
 
-    fn command(&mut self, token: Token) -> CommandSeq {
+    fn seq(&mut self) -> CommandSeq {
         self.next_seq += 1;
-        let seq = CommandSeq(self.next_seq);
+        CommandSeq(self.next_seq)
+    }
+
+    /// The number of a command whose answer counts for a token.
+    fn seq_for(&mut self, token: Token) -> CommandSeq {
+        let seq = self.seq();
         self.tokens.insert(seq, token);
         seq
+    }
+
+    /// Waits for every worker's answer to each of so many commands.
+    fn await_all(&mut self, token: Token, commands: usize, then_map: Vec<Spi>, installs: bool) {
+        let waiting = Waiting {
+            answers: commands * self.workers.len(),
+            then_map,
+            installs,
+        };
+        self.waiting.insert(token, waiting);
     }
 
     /// Installs lanes at every worker, then in every map.
     pub fn install_rx(&mut self, token: Token, lanes: Vec<RxLaneSpec>) {
         let spis: Vec<Spi> = lanes.iter().map(|lane| lane.spi).collect();
-        let answers = spis.len() * self.workers.len();
-        self.waiting.insert(
-            token,
-            Waiting {
-                answers,
-                then_map: spis,
-                installs: true,
-            },
-        );
+        self.await_all(token, lanes.len(), spis, true);
         for lane in lanes {
             for at in 0..self.workers.len() {
-                let seq = self.command(token);
+                let seq = self.seq_for(token);
                 let lane = Box::new(lane.duplicate());
                 self.workers[at].send(Command::InstallRx { seq, lane });
             }
@@ -164,21 +171,10 @@ impl Hub {
 
     /// Gives every worker the key of a receiving lane's next phase.
     pub fn stage_rx(&mut self, token: Token, phase: &PhaseSpec) {
-        self.waiting.insert(
-            token,
-            Waiting {
-                answers: self.workers.len(),
-                then_map: Vec::new(),
-                installs: true,
-            },
-        );
+        self.await_all(token, 1, Vec::new(), true);
         for at in 0..self.workers.len() {
-            let seq = self.command(token);
-            let phase = Box::new(PhaseSpec {
-                spi: phase.spi,
-                phase: phase.phase,
-                secret: phase.secret.duplicate(),
-            });
+            let seq = self.seq_for(token);
+            let phase = Box::new(phase.duplicate());
             self.workers[at].send(Command::StageRx { seq, phase });
         }
     }
@@ -199,18 +195,10 @@ impl Hub {
                 result = result.and(attachment.remove_spi(spi));
             }
         }
-        let answers = spis.len() * self.workers.len();
-        self.waiting.insert(
-            token,
-            Waiting {
-                answers,
-                then_map: Vec::new(),
-                installs: false,
-            },
-        );
+        self.await_all(token, spis.len(), Vec::new(), false);
         for &spi in spis {
             for at in 0..self.workers.len() {
-                let seq = self.command(token);
+                let seq = self.seq_for(token);
                 self.workers[at].send(Command::RemoveRx { seq, spi });
             }
         }
@@ -238,8 +226,7 @@ impl Hub {
     /// Installs sending lanes, each at its own worker.
     pub fn install_tx(&mut self, lanes: Vec<TxLaneSpec>) {
         for lane in lanes {
-            self.next_seq += 1;
-            let seq = CommandSeq(self.next_seq);
+            let seq = self.seq();
             if let Some(worker) = self.workers.get_mut(usize::from(lane.lane.0)) {
                 worker.send(Command::InstallTx {
                     seq,
@@ -251,8 +238,7 @@ impl Hub {
 
     /// Gives a worker the key of its sending lane's next phase.
     pub fn stage_tx(&mut self, peer: PeerIndex, lane: LaneIndex, phase: PhaseSpec) {
-        self.next_seq += 1;
-        let seq = CommandSeq(self.next_seq);
+        let seq = self.seq();
         if let Some(worker) = self.workers.get_mut(usize::from(lane.0)) {
             let phase = Box::new(phase);
             worker.send(Command::StageTx { seq, peer, phase });
@@ -268,12 +254,9 @@ impl Hub {
 
     /// Wipes the sending lanes to a peer.
     pub fn remove_tx(&mut self, peer: PeerIndex) {
-        for worker in &mut self.workers {
-            self.next_seq += 1;
-            worker.send(Command::RemoveTx {
-                seq: CommandSeq(self.next_seq),
-                peer,
-            });
+        for at in 0..self.workers.len() {
+            let seq = self.seq();
+            self.workers[at].send(Command::RemoveTx { seq, peer });
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) fn no_master_key() -> Failure {
     )
 }
 
-fn ids_report(ids: &Masters<MasterId>) -> MasterIdsReport {
+pub(super) fn ids_report(ids: &Masters<MasterId>) -> MasterIdsReport {
     MasterIdsReport {
         active: Some(ids.active().to_string()),
         staged: ids.staged().map(ToString::to_string),
@@ -114,6 +114,7 @@ impl Node {
             }
         }
         self.input(Input::SetMasters(ring));
+        self.end_evictions_of_retired_keys();
     }
 
     /// The keys themselves, which only the keyring holds; none are there before
@@ -159,6 +160,7 @@ impl Node {
             changed,
             masters: ids.as_ref().map(ids_report).unwrap_or_default(),
             left_behind,
+            evicted: self.evicted_reports(),
         }))
     }
 
@@ -244,11 +246,13 @@ impl Node {
             sa_master_id: view.master.map(|id| id.to_string()),
             masters: view.holdings.as_ref().map(ids_report),
             claimed_master_id: view.claimed_master.map(|id| id.to_string()),
+            evicted: view.evicted,
         };
         MasterStatusReport {
             node: self.machine.settings().node.value(),
             masters: ids.as_ref().map(ids_report).unwrap_or_default(),
             keyring_damaged: self.keyring_damaged.clone(),
+            evicted: self.evicted_reports(),
             peers: views.iter().map(peer).collect(),
         }
     }

@@ -275,6 +275,7 @@ impl Node {
             return;
         }
         self.next_look = now + self.machine.settings().link_tolerance / 4;
+        self.watch_programs();
         for nic in &self.nics {
             self.socket_dropped += nic.port.take_dropped();
             self.other_vlan += nic.port.take_other_vlan();
@@ -289,11 +290,9 @@ impl Node {
             let opened = workers
                 .map(|w| w.counters.peer(peer).opened_frames.value())
                 .sum();
-            if self
-                .opened
-                .insert(peer, opened)
-                .is_some_and(|before| before != opened)
-            {
+            // Of a peer that is looked at for the first time, what has opened is new.
+            let before = self.opened.insert(peer, opened).unwrap_or(0);
+            if before != opened {
                 self.input(Input::Activity { peer });
             }
         }
@@ -314,6 +313,8 @@ impl Node {
             Request::MasterActivate {} => self.activate_master(),
             Request::MasterRetire { force } => self.retire_master(force),
             Request::MasterStatus {} => Ok(Reply::MasterStatus(self.master_status(now))),
+            Request::Evict { node } => self.evict(node),
+            Request::Readmit { node } => self.readmit(node),
             Request::RekeyInterval { interval_s } => {
                 let interval = interval_s.map(|s| std::time::Duration::from_secs(s.into()));
                 self.input(Input::SetRekeyInterval(interval));

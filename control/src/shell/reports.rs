@@ -148,6 +148,7 @@ impl Node {
             incarnation: view.incarnation.map(|id| id.to_string()),
             master_id: view.master.map(|id| id.to_string()),
             claimed_master_id: view.claimed_master.map(|id| id.to_string()),
+            evicted: view.evicted,
             addresses: view.addresses.iter().flat_map(address_reports).collect(),
             tx_epoch: view.tx_epoch.map(|epoch| epoch.0),
             rx_epoch: view.rx_epoch.map(|epoch| epoch.0),

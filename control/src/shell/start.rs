@@ -172,6 +172,7 @@ pub(crate) fn build(
     let admin = AdminServer::bind(&config.admin.socket, config.admin.group.as_deref())?;
     let keyring = Keyring::open(&config.state_dir)?;
     let stored = stored_keys(config, &keyring)?;
+    let evictions = keyring.load_evictions()?;
 
     let mut attachments = Vec::new();
     let mut nics = Vec::new();
@@ -221,6 +222,7 @@ pub(crate) fn build(
     };
     let machine = Machine::new(settings, now, &mut random);
     let mut node = Node::new(machine, hub, (nics, paths), tap, keyring);
+    node.use_evictions(evictions);
     if let Some(stored) = stored {
         node.use_keyring(stored);
     }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use tipsec_dataplane::command::{Command, CommandSeq, Event, PhaseSpec};
 use tipsec_dataplane::ids::{LaneIndex, PeerIndex};
-use tipsec_dataplane::payload::Probe;
 
 use super::Universe;
 use super::invariant::Invariant;
@@ -13,7 +12,7 @@ use super::ledger::name_of;
 use super::node::is_answer;
 use super::queue::{Content, Frame, Happening};
 use super::worker::{Label, Outgoing};
-use crate::address::Network;
+use crate::address::{Address, Network};
 use crate::machine::{Action, Destination, Input, Token};
 use crate::time::Random;
 
@@ -38,10 +37,7 @@ impl Universe {
                 self.trace
                     .note(now, n, "installs receiving SA", [token.0, 0]);
                 for lane in &lanes {
-                    for secret in [Some(&lane.secret), lane.next.as_ref()]
-                        .into_iter()
-                        .flatten()
-                    {
+                    for secret in lane.secrets() {
                         let issued = self.keys.issued(name_of(secret), node.id, lane.node);
                         if let Err(wrong) = issued {
                             return self.is_wrong(wrong);
@@ -68,10 +64,7 @@ impl Universe {
                     let epoch = u64::from(lane.epoch.0);
                     let spi = u64::from(lane.spi.value());
                     self.trace.note(now, n, "installs sending SA", [epoch, spi]);
-                    for secret in [Some(&lane.secret), lane.next.as_ref()]
-                        .into_iter()
-                        .flatten()
-                    {
+                    for secret in lane.secrets() {
                         let sends = self.keys.sends(&name_of(secret), node.id, lane.node);
                         if let Err(wrong) = sends {
                             return self.is_wrong(wrong);
@@ -100,7 +93,9 @@ impl Universe {
                 lane,
                 allowed,
             } => self.tell(n, lane, Command::AllowData { peer, allowed }),
-            Action::SendProbe { peer, lane, probe } => self.send_probe(n, peer, lane, probe),
+            Action::SendProbe { peer, lane, probe } => {
+                self.tell(n, lane, Command::SendProbe { peer, probe });
+            }
             Action::ListPeer { .. } | Action::UnlistPeer { .. } => {}
         }
         debug_assert_eq!(life, self.lives[n]);
@@ -172,10 +167,6 @@ impl Universe {
         self.wake_workers(n);
     }
 
-    fn send_probe(&mut self, n: usize, peer: PeerIndex, lane: LaneIndex, probe: Probe) {
-        self.tell(n, lane, Command::SendProbe { peer, probe });
-    }
-
     fn send_control(&mut self, n: usize, to: Destination, bytes: Vec<u8>) {
         if let Some(meter) = self.meter.as_mut().filter(|meter| meter.is_of(n))
             && !super::is_group(to)
@@ -186,17 +177,10 @@ impl Universe {
         if let Err(wrong) = self.messages.sent(n, self.lives[n], &bytes) {
             return self.is_wrong(wrong);
         }
-        let (network, to) = match to {
-            Destination::Group(network) => (network, None),
-            Destination::Node(network, address) => (network, Some(address)),
-        };
         if self.capture {
-            let to = match to {
-                None => Destination::Group(network),
-                Some(address) => Destination::Node(network, address),
-            };
             self.captured.push((to, bytes.clone()));
         }
+        let (network, to) = place(to);
         if self.nodes[n]
             .as_ref()
             .is_some_and(|node| node.serves(network))
@@ -211,10 +195,7 @@ impl Universe {
 
     /// Puts a captured control frame on the wire again.
     pub fn replay(&mut self, to: Destination, frame: Vec<u8>, from: usize) {
-        let (network, to) = match to {
-            Destination::Group(network) => (network, None),
-            Destination::Node(network, address) => (network, Some(address)),
-        };
+        let (network, to) = place(to);
         let frame = Frame {
             content: Content::Control,
             bytes: frame.into(),
@@ -379,5 +360,13 @@ impl Universe {
             bytes: bytes.into(),
         };
         self.transmit(n, network, to, &frame);
+    }
+}
+
+/// The network of a destination, and the address there; none for the group.
+fn place(to: Destination) -> (Network, Option<Address>) {
+    match to {
+        Destination::Group(network) => (network, None),
+        Destination::Node(network, address) => (network, Some(address)),
     }
 }

@@ -1,4 +1,4 @@
-//! Clocks of nodes: each runs at its own rate.
+//! Clocks of nodes: each runs at its own rate, and may be set.
 
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ const MILLION: u128 = 1_000_000;
 /// The boot-time clock of one place, as a function of the universe's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    /// When both were the same.
+    /// When it was last set, on the universe's clock.
+    set_at: Instant,
+    /// And what to.
     zero: Instant,
     /// How much faster it runs, in parts per million; above -1,000,000.
     drift_ppm: i32,
@@ -17,7 +19,17 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(zero: Instant, drift_ppm: i32) -> Self {
-        Self { zero, drift_ppm }
+        let set_at = zero;
+        Self {
+            set_at,
+            zero,
+            drift_ppm,
+        }
+    }
+
+    /// From `now` on it goes on from `shown`.
+    pub(super) fn set(&mut self, now: Instant, shown: Instant) {
+        (self.set_at, self.zero) = (now, shown);
     }
 
     fn rate(&self) -> u128 {
@@ -26,14 +38,14 @@ impl Clock {
 
     /// What this clock shows.
     pub(super) fn local(&self, now: Instant) -> Instant {
-        let real = now.since(self.zero).as_nanos();
+        let real = now.since(self.set_at).as_nanos();
         self.zero + nanos(real * self.rate() / MILLION)
     }
 
     /// When this clock shows `local`, or a nanosecond later.
     pub(super) fn universal(&self, local: Instant) -> Instant {
         let shown = local.since(self.zero).as_nanos();
-        self.zero + nanos((shown * MILLION).div_ceil(self.rate()))
+        self.set_at + nanos((shown * MILLION).div_ceil(self.rate()))
     }
 }
 
@@ -57,6 +69,13 @@ mod tests {
                 assert!(clock.local(due).since(local) <= Duration::from_nanos(2));
             }
         }
+        let mut set = Clock::new(zero, 10_000);
+        let (at, day) = (zero + Duration::from_secs(7), Duration::from_hours(24));
+        set.set(at, zero + day);
+        assert_eq!(set.local(at), zero + day);
+        let local = zero + day + Duration::from_secs(101);
+        assert_eq!(set.universal(local), at + Duration::from_secs(100));
+        assert_eq!(set.universal(zero), at, "what is over is due now");
         let fast = Clock::new(zero, 10_000);
         let shown = fast.local(zero + Duration::from_secs(100));
         assert_eq!(shown.since(zero), Duration::from_secs(101));

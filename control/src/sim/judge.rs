@@ -13,6 +13,9 @@ use crate::machine::LinkState;
 
 /// How long a frame may be under way: a superseded key lives 1 s at least.
 pub(super) const LATE: Duration = ms(900);
+/// After a key was taken from a pair by force: an exchange that is given up, the
+/// wait for the next, and that one.
+const FORCED: Duration = Duration::from_secs(12);
 /// Most receiving SAs of a pair.
 const RX_SAS_MAX: usize = 16;
 /// Timers of a node between two looks at what it holds.
@@ -58,10 +61,13 @@ impl Universe {
         let paused = [sender, receiver].iter().any(|node| {
             node.stopped.is_some() || node.resumed_at.is_some_and(|at| at >= payload.sealed_at)
         });
+        let forced = receiver.forced_at;
+        let forced = forced.is_some_and(|at| payload.sealed_at < at + FORCED);
         let (sender, receiver) = (sender.id, receiver.id);
         if age > LATE
             || !same
             || paused
+            || forced
             || !self.has_been_up(from, receiver, age)
             || !self.has_been_up(to, sender, age)
         {

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tipsec_dataplane::ids::{Incarnation, LaneIndex, NodeId};
+use tipsec_dataplane::ids::{Incarnation, LaneIndex, MasterId, NodeId};
 use tipsec_dataplane::mac::MacAddr;
 use tipsec_dataplane::phase::{Phase, PhaseBits};
 use tipsec_dataplane::secret::Suite;
@@ -36,8 +36,10 @@ mod actions;
 mod arrival;
 mod clock;
 mod drive;
+pub mod explore;
 mod invariant;
 mod judge;
+pub mod kills;
 mod ledger;
 pub mod mutants;
 mod network;
@@ -394,8 +396,15 @@ impl Universe {
     }
 
     /// What a place's clock shows.
-    fn local(&self, n: usize) -> Instant {
+    pub fn local(&self, n: usize) -> Instant {
         self.clocks[n].local(self.now)
+    }
+
+    /// A place's clock jumps, as the boot-time clock does over a suspend, or stays
+    /// where it was while the place was paused: timers that are due fire now.
+    pub fn set_clock(&mut self, n: usize, shown: Instant) {
+        self.clocks[n].set(self.now, shown);
+        self.rearm(n);
     }
 
     /// Something for a node's machine; what it wants done is done.
@@ -533,6 +542,23 @@ impl Universe {
             self.input(n, input);
         }
         hears
+    }
+
+    /// An operator's step with master keys: by force, if a peer that is up seals
+    /// under one that goes.
+    fn hand_masters(&mut self, n: usize, ring: MasterRing) {
+        let now = self.now;
+        if let Some(node) = &mut self.nodes[n]
+            && let Some(held) = node.machine.masters()
+        {
+            let is_gone = |id: &MasterId| ring.role_of(*id).is_none();
+            let gone = held.iter().map(|(_, id)| *id).filter(is_gone);
+            let mut dependents = gone.flat_map(|id| node.machine.dependents(id));
+            if dependents.any(|dependent| dependent.is_up) {
+                node.forced_at = Some(now);
+            }
+        }
+        self.operate(n, Input::SetMasters(ring));
     }
 
     fn later(&mut self, wait: Duration, place: usize, what: Happening) {

@@ -141,7 +141,7 @@ pub const CATALOGUE: &[Entry] = &[
     entry(
         "stale-m1",
         Mutant::Machine(Defect::StaleM1),
-        Shown::Seed(Mode::Liveness, 2),
+        Shown::Seed(Mode::Liveness, 1),
         Invariant::MessageOnce,
     ),
     entry(

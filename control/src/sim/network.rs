@@ -45,10 +45,7 @@ impl Attacker {
     fn record(&mut self, frame: &Frame, network: Network, random: &mut impl Random) {
         self.heard += 1;
         let copy = Frame {
-            content: match frame.content {
-                Content::Control => Content::Control,
-                _ => Content::Other,
-            },
+            content: frame.content.of_copy(),
             bytes: frame.bytes.clone(),
         };
         if self.recorded.len() < RECORDED_MAX {
@@ -137,14 +134,23 @@ impl Universe {
                 self.ended(target, frame.content, End::Network);
                 frame = self.damaged(&frame);
             }
-            let source = address_of(n, network);
-            let arrival = Happening::Arrive {
-                frame,
-                network,
-                source,
-            };
-            self.later(wait, target, arrival);
+            self.arrive_later(wait, target, frame, (network, address_of(n, network)));
         }
+    }
+
+    fn arrive_later(
+        &mut self,
+        wait: Duration,
+        target: usize,
+        frame: Frame,
+        (network, source): (Network, Address),
+    ) {
+        let arrival = Happening::Arrive {
+            frame,
+            network,
+            source,
+        };
+        self.later(wait, target, arrival);
     }
 
     /// A copy with one bit flipped.
@@ -154,12 +160,8 @@ impl Universe {
         if let Some(byte) = bytes.get_mut(bit / 8) {
             *byte ^= 1 << (bit % 8);
         }
-        let content = match frame.content {
-            Content::Control => Content::Control,
-            _ => Content::Other,
-        };
         Frame {
-            content,
+            content: frame.content.of_copy(),
             bytes: bytes.into(),
         }
     }
@@ -184,13 +186,7 @@ impl Universe {
         };
         if target < self.nodes.len() {
             self.trace.note(self.now, target, "is attacked", [0; 2]);
-            let source = address_of(target, network);
-            let arrival = Happening::Arrive {
-                frame,
-                network,
-                source,
-            };
-            self.later(wait, target, arrival);
+            self.arrive_later(wait, target, frame, (network, address_of(target, network)));
         }
     }
 

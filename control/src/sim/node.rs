@@ -87,6 +87,8 @@ pub struct Node {
     pub(super) timers: u32,
     /// When it last ran again after it was stopped.
     pub(super) resumed_at: Option<Instant>,
+    /// When it was last made to give up a master key that a peer sealed under.
+    pub(super) forced_at: Option<Instant>,
 }
 
 impl Node {
@@ -115,6 +117,7 @@ impl Node {
             stopped: None,
             timers: 0,
             resumed_at: None,
+            forced_at: None,
         }
     }
 
@@ -182,7 +185,7 @@ impl Node {
         let Some(worker) = worker.filter(|_| self.receiving.contains_key(&phase.spi)) else {
             return false;
         };
-        let phase = Box::new(duplicate(phase));
+        let phase = Box::new(phase.duplicate());
         worker.commands.push_back(Command::StageRx { seq, phase });
         true
     }
@@ -335,14 +338,6 @@ impl Node {
             }
         }
         losses
-    }
-}
-
-fn duplicate(phase: &PhaseSpec) -> PhaseSpec {
-    PhaseSpec {
-        spi: phase.spi,
-        phase: phase.phase,
-        secret: phase.secret.duplicate(),
     }
 }
 

@@ -30,6 +30,16 @@ pub(super) enum Content {
     Other,
 }
 
+impl Content {
+    /// What the ledger takes a copy for: a payload is counted once.
+    pub(super) fn of_copy(self) -> Self {
+        match self {
+            Self::Control => Self::Control,
+            Self::Data(_) | Self::Other => Self::Other,
+        }
+    }
+}
+
 /// One thing that happens at a node. What belongs to a life of a node does not
 /// happen to another; what is on the wire does.
 pub(super) enum Happening {

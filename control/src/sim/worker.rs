@@ -155,8 +155,7 @@ impl Worker {
             }
             Command::InstallTx { seq, lane } => {
                 let (peer, bits) = (lane.peer, lane.phase_bits);
-                let secrets = [Some(&lane.secret), lane.next.as_ref()];
-                let names = secrets.into_iter().flatten().map(name_of);
+                let names = lane.secrets().map(name_of);
                 let names = (0..).map(Phase).zip(names).collect();
                 let refused = self.tx.install(TxLane::new(*lane)).is_err();
                 if !refused {

@@ -1,15 +1,13 @@
 //! An attacker without a key repeats everything that he recorded, as fast as the
 //! device takes it: exchanges and joins go on, and so does data.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tipsec_control::admin::LinkState;
 
 use crate::admin::is_ok;
+use crate::flooder::Flood;
 use crate::inject::kind_of;
 use crate::lab::{Lab, mac, port, wait_for};
 use crate::node::{Daemon, PATIENCE, cluster};
@@ -19,53 +17,8 @@ use crate::traffic::{Sink, Source};
 /// Exchanges that are recorded: messages enough that even a few passes of each
 /// a second would empty a peer's bucket.
 const RECORDED: u64 = 12;
-/// Longest flood, should the test hang.
-const FLOOD_MAX: Duration = Duration::from_secs(60);
-
-/// Sends frames over and over from a thread of its own.
-struct Flood {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Flood {
-    fn start(wire: RawSocket, frames: Vec<Vec<u8>>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let sent = Arc::new(AtomicU64::new(0));
-        let thread = std::thread::spawn({
-            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            move || {
-                let end = Instant::now() + FLOOD_MAX;
-                while !stop.load(Ordering::Relaxed) && Instant::now() < end {
-                    let count = frames.iter().filter(|frame| wire.send(frame)).count();
-                    sent.fetch_add(count as u64, Ordering::Relaxed);
-                }
-            }
-        });
-        Self {
-            stop,
-            sent,
-            thread: Some(thread),
-        }
-    }
-
-    fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// New keys with node `peer` on request; gives how long it took.
-fn rekey_now(node: &Daemon, peer: usize) -> Duration {
+pub(crate) fn rekey_now(node: &Daemon, peer: usize) -> Duration {
     let rekeys = |node: &Daemon| node.peer(peer).unwrap().rekeys;
     let (before, began) = (rekeys(node), Instant::now());
     let line = node.ask("{\"op\":\"rekey-now\"}");
@@ -97,9 +50,7 @@ fn replays_at_full_rate_stop_neither_rekeys_nor_joins_nor_data() {
     let source = Source::start(&lab, 2, 1, Duration::from_millis(2));
     let memory = nodes[0].resident_kib();
     let flood = Flood::start(RawSocket::open(&lab, &lab.hub(), &port(1)), recorded);
-    wait_for("the flood", PATIENCE, || {
-        (flood.sent() > 50_000).then_some(())
-    });
+    flood.wait_sent(50_000);
 
     let took: Vec<_> = (0..5).map(|_| rekey_now(&nodes[0], 2)).collect();
     let (sent, received) = (source.finish(), sink.received());

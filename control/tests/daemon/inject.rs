@@ -79,6 +79,10 @@ pub(crate) fn echo_of(frame: &[u8], own: [u8; 6], other: [u8; 6]) -> Vec<u8> {
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.byte());
+    }
+
     fn byte(&mut self) -> u8 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -86,7 +90,7 @@ impl Random {
         self.0.to_be_bytes()[0]
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         let number = u32::from_be_bytes([self.byte(), self.byte(), self.byte(), self.byte()]);
         number as usize % end
     }

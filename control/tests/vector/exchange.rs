@@ -98,13 +98,18 @@ impl Side {
         let generation = tipsec_xdp::wire::spi_generation(first).into();
         // Index 0 is never used: the first of all is 1.
         let index = tipsec_xdp::wire::spi_index(first) - 1;
+        // The ephemeral key for an m1 that brings no cookie, at either side, and
+        // what makes one are drawn before those of the exchange.
+        let mut draws = VecDeque::from([[0x40; 32]]);
+        if side == "responder" {
+            draws.push_back(vector.array("cookie_secret"));
+        }
+        draws.push_back(vector.array(&field("ephemeral")));
+        draws.push_back(vector.array(&field("sek")));
         let mut random = Scripted {
             spis: VecDeque::from([generation, index.into()]),
             word: vector.array("exchange_id"),
-            keys: VecDeque::from([
-                vector.array(&field("ephemeral")),
-                vector.array(&field("sek")),
-            ]),
+            keys: draws,
         };
         let interval_s = vector.u32(&field("interval_s"));
         let settings = Settings {
@@ -126,6 +131,12 @@ impl Side {
         let mut side = Self { machine, random };
         side.input(Input::SetMasters(Masters::only(Arc::new(keys(vector)))));
         side
+    }
+
+    /// Its first beacon leaves with the first timer, and is not looked at here.
+    fn after_its_beacon(mut self) -> Self {
+        self.input(Input::Timer);
+        self
     }
 
     fn input(&mut self, input: Input<'_>) -> Outcome {
@@ -210,7 +221,7 @@ pub(crate) fn hello(vector: &Vector, vectors: &[Vector]) {
     let exchange = named(vectors, "exchange");
     // The responder has been started again since the initiator heard of it.
     let incarnation = vector.u64("responder_incarnation");
-    let mut responder = Side::new(exchange, "responder", incarnation);
+    let mut responder = Side::new(exchange, "responder", incarnation).after_its_beacon();
     let sent = responder.frame(exchange.bytes("m1"));
     vector.says("frame", sent.frame_to(to_side(exchange, "initiator")));
 }
@@ -222,15 +233,16 @@ fn named<'a>(vectors: &'a [Vector], name: &str) -> &'a Vector {
 
 pub(crate) fn exchange(vector: &Vector, vectors: &[Vector]) {
     let incarnation = |side: &str| vector.u64(&format!("{side}_incarnation"));
-    let mut initiator = Side::new(vector, "initiator", incarnation("initiator"));
-    let mut responder = Side::new(vector, "responder", incarnation("responder"));
+    let mut initiator = Side::new(vector, "initiator", incarnation("initiator")).after_its_beacon();
+    let mut responder = Side::new(vector, "responder", incarnation("responder")).after_its_beacon();
     let [to_initiator, to_responder] = ["initiator", "responder"].map(|side| to_side(vector, side));
 
-    // Its own beacon leaves with the first timer, and is not looked at here.
-    initiator.input(Input::Timer);
     let heard = initiator.frame(named(vectors, "beacon").bytes("frame"));
     assert!(heard.sent.is_empty());
-    let started = initiator.input(Input::Timer);
+    let asked = initiator.input(Input::Timer);
+    let refused = responder.frame(asked.frame_to(to_responder));
+    vector.says("hello", refused.frame_to(to_initiator));
+    let started = initiator.frame(vector.bytes("hello"));
     vector.says("m1", started.frame_to(to_responder));
 
     let answering = responder.frame(vector.bytes("m1"));

@@ -39,12 +39,18 @@ fn withheld_m1(universe: &mut Universe) -> Vec<u8> {
     last_m1(universe, 0).unwrap_or_default()
 }
 
-/// The first m1 of a former life of a node, which its peer never saw, arrives
-/// when the next life is up. It is fresh, by its counter; it builds on no chain,
-/// so that it can be read; and nobody answers for it.
+/// An m1 of a former life of a node, which its peer never saw, arrives when the
+/// next life is up. It is fresh, by its counter; it builds on no chain, so that it
+/// can be read; it has its cookie, since the attacker let the m1 before it pass; and
+/// nobody answers for it.
 pub(super) fn m1_of_a_former_life(universe: &mut Universe) {
     universe.cut.insert((0, 1));
     pair(universe);
+    let first = last_m1(universe, 0).unwrap_or_default();
+    // What node 0 sends is cut off, and what the attacker sends is not.
+    let attacker = universe.add_place(0);
+    universe.replay(to_node(1), first, attacker);
+    universe.step_with_traffic(ms(20), ms(20));
     let m1 = last_m1(universe, 0).unwrap_or_default();
     universe.cut.clear();
     universe.start(0, node_id(0), &master(1), None);
