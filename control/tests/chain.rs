@@ -71,6 +71,34 @@ fn each_rekey_builds_on_the_exchange_before() {
 }
 
 #[test]
+fn an_exchange_that_is_answered_after_it_was_given_up_is_one_that_both_have() {
+    let mut universe = Universe::new(9);
+    for _ in 0..2 {
+        universe.add(&master(1), None);
+    }
+    universe.run_until(2 * SECOND, |universe| {
+        !chains(universe, MessageType::M3).is_empty()
+    });
+    let (_, m3) = universe.captured.last().unwrap();
+    let sender = ControlFrame::decode(m3).unwrap().header().sender;
+    let initiator = usize::from(sender != node_id(0));
+    let responder = 1 - initiator;
+    // m3 arrives, the answer to it does not.
+    universe.cut.insert((responder, initiator));
+    universe.run(ms(5100));
+    assert_eq!(universe.events(initiator, EventKind::ExchangeTimeout), 1);
+    universe.cut.clear();
+    universe.run_until(SECOND, Universe::all_up);
+    universe.captured.clear();
+    universe.input(initiator, Input::RekeyNow);
+    universe.run_with_traffic(SECOND, ms(10));
+    let started = chains(&universe, MessageType::M1);
+    assert!(!started.is_empty() && !started.contains(&0), "{started:x?}");
+    assert!(!chains(&universe, MessageType::M3).is_empty());
+    assert_eq!(universe.losses(), Losses::default());
+}
+
+#[test]
 fn a_member_cannot_take_the_place_of_a_node_that_is_up() {
     // In its present life, and in an invented one.
     for life in [|life| life, |_| Incarnation(99)] {

@@ -297,6 +297,35 @@ fn a_node_that_was_down_joins_under_the_previous_key_until_it_is_retired() {
 }
 
 #[test]
+fn what_is_under_way_when_a_key_is_retired_arrives() {
+    let mut universe = cluster(11, 2, None);
+    universe.faults.delay = ms(40);
+    for shape in [STAGED, ACTIVATED] {
+        for n in [0, 1] {
+            set(&mut universe, n, shape);
+        }
+    }
+    // Each has sent under the new key, so the old SAs are superseded at both.
+    let began = universe.now;
+    while !is_under(&universe, 0, 1, 2) {
+        assert!(universe.now.since(began) < ROTATED);
+        universe.run_with_traffic(ms(1), ms(1));
+    }
+    for n in [0, 1] {
+        set(&mut universe, n, NEW_ONLY);
+    }
+    assert_eq!(
+        universe.most_rx_lanes(),
+        2,
+        "those before are in their grace"
+    );
+    universe.run_with_traffic(SECOND, ms(1));
+    assert_eq!(universe.losses(), Losses::default());
+    universe.run(ms(1));
+    assert_eq!(universe.most_rx_lanes(), 1, "for a second, not longer");
+}
+
+#[test]
 fn a_forced_retirement_wipes_what_was_under_the_key_and_nothing_else() {
     let mut universe = cluster(6, 3, None);
     for n in [0, 1] {

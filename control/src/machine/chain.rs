@@ -9,6 +9,8 @@
 
 use std::collections::VecDeque;
 
+use tipsec_dataplane::ids::Epoch;
+
 use zeroize::Zeroizing;
 
 use super::initiator::EXCHANGE_LIMIT;
@@ -33,6 +35,9 @@ pub(super) struct Chains {
 
 struct Kept {
     chain: Chain,
+    /// Epoch of the own offer in its exchange: who seals under that has both
+    /// offers, and so the chain.
+    offered: Epoch,
     /// Whether the peer is known to hold it.
     is_shared: bool,
 }
@@ -41,7 +46,7 @@ struct Kept {
 super::digest::parts!(Chains: kept, since, disowned);
 
 #[cfg(feature = "sim")]
-super::digest::parts!(Kept: chain, is_shared);
+super::digest::parts!(Kept: chain, offered, is_shared);
 
 impl Chains {
     /// The newest that the peer is known to hold.
@@ -57,8 +62,12 @@ impl Chains {
 
     /// Keeps one more. Who has to go is the oldest, but never the newest that is
     /// shared: exchanges whose end is lost must not use up what both hold.
-    fn keep(&mut self, chain: Chain, is_shared: bool) {
-        self.kept.push_back(Kept { chain, is_shared });
+    fn keep(&mut self, chain: Chain, offered: Epoch, is_shared: bool) {
+        self.kept.push_back(Kept {
+            chain,
+            offered,
+            is_shared,
+        });
         if self.kept.len() > CHAINS_MAX {
             let newest = self.newest().map(Chain::id);
             let goes = |kept: &Kept| Some(kept.chain.id()) != newest;
@@ -68,10 +77,11 @@ impl Chains {
         }
     }
 
-    fn share(&mut self, id: u64) {
-        for kept in &mut self.kept {
-            kept.is_shared |= kept.chain.id() == id;
-        }
+    /// Whether this is news.
+    fn share(&mut self, offered: Epoch) -> bool {
+        let unproven = |kept: &&mut Kept| kept.offered == offered && !kept.is_shared;
+        let kept = self.kept.iter_mut().find(unproven);
+        kept.map(|kept| kept.is_shared = true).is_some()
     }
 }
 
@@ -118,19 +128,28 @@ impl Peer {
         id == BARE || self.chains.named(id).is_some()
     }
 
-    /// An exchange gave this chain. `is_shared`: the peer has it for certain.
-    pub(super) fn keep_chain(&mut self, now: Instant, chain: Chain, is_shared: bool) {
-        self.chains.keep(chain, is_shared);
+    /// An exchange gave this chain, in which this node offered the SA of this epoch.
+    /// `is_shared`: the peer has it for certain.
+    pub(super) fn keep_chain(
+        &mut self,
+        now: Instant,
+        chain: Chain,
+        offered: Epoch,
+        is_shared: bool,
+    ) {
+        self.chains.keep(chain, offered, is_shared);
         self.chains.since.get_or_insert(now);
         if is_shared {
             self.chains.disowned = false;
         }
     }
 
-    /// The peer proved to hold it.
-    pub(super) fn chain_is_shared(&mut self, id: u64) {
-        self.chains.share(id);
-        self.chains.disowned = false;
+    /// The peer seals under the own offer of this epoch, and so holds the chain of
+    /// its exchange. Whether that was not known before.
+    pub(super) fn chain_is_proven(&mut self, offered: Epoch) -> bool {
+        let is_news = self.chains.share(offered);
+        self.chains.disowned &= !is_news;
+        is_news
     }
 
     /// A hello says that the peer, in its present life, does not hold the chain
@@ -168,16 +187,17 @@ mod tests {
     #[test]
     fn exchanges_that_never_end_do_not_push_out_what_both_hold() {
         let mut chains = Chains::default();
-        chains.keep(chain(0), true);
+        chains.keep(chain(0), Epoch(0), true);
         for number in 1..20 {
-            chains.keep(chain(number), false);
+            chains.keep(chain(number), Epoch(number.into()), false);
             assert_eq!(chains.newest().map(Chain::id), Some(chain(0).id()));
             assert!(chains.named(chain(number).id()).is_some());
             assert!(chains.kept.len() <= CHAINS_MAX);
         }
-        chains.share(chain(19).id());
+        assert!(chains.share(Epoch(19)));
+        assert!(!chains.share(Epoch(19)), "no news");
         assert_eq!(chains.newest().map(Chain::id), Some(chain(19).id()));
-        chains.keep(chain(20), true);
+        chains.keep(chain(20), Epoch(20), true);
         assert_eq!(chains.newest().map(Chain::id), Some(chain(20).id()));
         assert!(chains.named(chain(0).id()).is_none(), "the oldest went");
     }

@@ -7,8 +7,8 @@ use tipsec_dataplane::ids::{Epoch, Incarnation};
 use tipsec_xdp::wire::CLEAR_HEADER_LEN;
 
 use super::cookie::{Cookie, NO_COOKIE};
+use super::offers::{common_suite, suite_sum};
 use super::peer::Peer;
-use super::sas::{common_suite, suite_sum};
 use super::timers::Retransmit;
 use super::{Context, Count, EventKind};
 use crate::address::Network;
@@ -50,8 +50,6 @@ pub(super) struct Started {
 /// I2.
 pub(super) struct Offered {
     name: ExchangeName,
-    /// The chain that it leaves.
-    next_chain: u64,
     responder: Incarnation,
     epoch: Epoch,
     m3: Vec<u8>,
@@ -64,18 +62,6 @@ pub(super) struct Offered {
     retransmit: Retransmit,
 }
 
-/// What is left of an exchange that was given up in I2. The responder may have m3
-/// all the same: what it then seals under the own offer says so.
-#[derive(Clone, Copy)]
-pub(super) struct GivenUp {
-    responder: Incarnation,
-    epoch: Epoch,
-    next_chain: u64,
-}
-
-#[cfg(feature = "sim")]
-super::digest::parts!(GivenUp: responder, epoch, next_chain);
-
 #[cfg(feature = "sim")]
 super::digest::parts!(enum InitiatorSlot: Idle, Started(started), Offered(offered));
 
@@ -87,7 +73,7 @@ super::digest::parts!(
 
 #[cfg(feature = "sim")]
 super::digest::parts!(
-    Offered: name, next_chain, responder, epoch, m3, by, installed, began, hellos, retransmit
+    Offered: name, responder, epoch, m3, by, installed, began, hellos, retransmit
 );
 
 impl InitiatorSlot {
@@ -251,8 +237,7 @@ impl Peer {
         self.adopt(cx, responder);
         self.learn_from_exchange(cx, &offer.holdings, responder, master);
         let next_chain = Chain::of_exchange(session.hash(), &offer.sek, &answer.sek);
-        let next_chain_id = next_chain.id();
-        self.keep_chain(cx.now, next_chain, false);
+        self.keep_chain(cx.now, next_chain, answer.epoch, false);
         self.install_tx(cx, &offer, (session.hash(), master), responder);
         self.install_rx(cx, &answer, (session.hash(), master), responder);
         let payload = answer.encode();
@@ -274,7 +259,6 @@ impl Peer {
         let clear = encode_clear(&header, body.len(), &keys);
         self.initiator = InitiatorSlot::Offered(Box::new(Offered {
             name,
-            next_chain: next_chain_id,
             responder,
             epoch: answer.epoch,
             m3: encode(MessageType::M3, &clear, &body, &keys),
@@ -315,36 +299,26 @@ impl Peer {
         self.note_offered(epoch, cx.now);
     }
 
-    /// Something opened on the SA with this epoch: if it is the own offer or
-    /// a later one, the responder has m3.
+    /// Something opened for the first time on the SA with this epoch. If it is the
+    /// own offer of an exchange, the responder has m3, also if the exchange was
+    /// given up meanwhile; if it is a later one, there are newer keys.
     pub(super) fn initiator_opened(
         &mut self,
         cx: &mut Context<'_>,
         epoch: Epoch,
         sender: Incarnation,
     ) {
-        if let InitiatorSlot::Offered(offered) = &self.initiator
-            && offered.responder == sender
-            && epoch >= offered.epoch
-        {
-            let chain = offered.next_chain;
+        let is_present = self.incarnation == Some(sender);
+        let is_proven = is_present && self.chain_is_proven(epoch);
+        let is_over = matches!(&self.initiator, InitiatorSlot::Offered(offered)
+            if offered.responder == sender && epoch >= offered.epoch);
+        if is_over {
             self.initiator = InitiatorSlot::Idle;
-            self.given_up = None;
-            self.proved_complete(cx, chain);
-        } else if let Some(late) = self
-            .given_up
-            .take_if(|late| late.responder == sender && late.epoch == epoch)
-        {
-            // Too late for the exchange, but both have its keys and its chain; to
-            // start bare would be refused.
-            self.proved_complete(cx, late.next_chain);
         }
-    }
-
-    fn proved_complete(&mut self, cx: &mut Context<'_>, chain: u64) {
-        self.chain_is_shared(chain);
-        self.completed(cx);
-        self.confirm_awaited(cx);
+        if is_proven || is_over {
+            self.completed(cx);
+            self.confirm_awaited(cx);
+        }
     }
 
     pub(super) fn on_hello(&mut self, cx: &mut Context<'_>, frame: &ControlFrame<'_>) {
@@ -389,14 +363,7 @@ impl Peer {
             return;
         };
         if cx.now >= began + EXCHANGE_LIMIT {
-            let ended = std::mem::replace(&mut self.initiator, InitiatorSlot::Idle);
-            if let InitiatorSlot::Offered(offered) = ended {
-                self.given_up = Some(GivenUp {
-                    responder: offered.responder,
-                    epoch: offered.epoch,
-                    next_chain: offered.next_chain,
-                });
-            }
+            self.initiator = InitiatorSlot::Idle;
             cx.core.counts.add(Count::TimedOut);
             let text = format!(
                 "node {} did not complete the key exchange within {} s; present keys stay, \

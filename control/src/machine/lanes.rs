@@ -10,7 +10,7 @@ use tipsec_dataplane::ids::LaneIndex;
 #[cfg(feature = "sim")]
 use super::digest::{Digester, Part};
 use super::peer::Peer;
-use super::sas::TxSa;
+use super::tx::TxSa;
 use super::{Action, Context, Core, EventKind};
 use crate::address::{Addresses, Network};
 use crate::time::Instant;

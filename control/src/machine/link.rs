@@ -115,6 +115,13 @@ impl Link {
         (self.last_heard + tolerance).min(self.last_answered + tolerance * UNANSWERED_TOLERANCES)
     }
 
+    /// Nothing could be heard for so long.
+    pub(super) fn allow_for_standstill(&mut self, lost: Duration) {
+        self.last_heard = self.last_heard + lost;
+        self.last_answered = self.last_answered + lost;
+        self.last_probe = self.last_probe + lost;
+    }
+
     /// The peer lives: something of it opened.
     pub(super) fn heard(&mut self, now: Instant) {
         self.last_heard = now;

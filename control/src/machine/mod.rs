@@ -27,7 +27,7 @@
 //! | any         | of an evicted node, or bare: refused | `eviction`                       |
 //! | R any       | m1 fresh                             | `responder::on_m1`               |
 //! | R1          | own RX installed: m2                 | `responder::on_installed`        |
-//! | R1          | opens under the offer                | `sas::on_first_open`             |
+//! | R1          | opens under the offer                | `rx::on_first_open`              |
 //! | R1          | m3(X) valid                          | `responder::on_m3`               |
 //! | R any       | m3 of the last completed X           | `responder::on_m3`               |
 //! | R any       | m3, unknown X: hello                 | `responder::on_m3`               |
@@ -60,20 +60,23 @@ mod interface;
 mod journal;
 mod lanes;
 mod link;
+mod offers;
 mod peer;
 mod phases;
 mod responder;
 mod rotation;
+mod rx;
 mod sa_keys;
-mod sas;
 mod schedule;
 #[cfg(feature = "sim")]
 mod sizes;
 mod spi_pool;
+mod stall;
 #[cfg(feature = "sim")]
 mod standing;
 mod suspicion;
 mod timers;
+mod tx;
 mod view;
 
 pub use counts::{Count, Counts};
@@ -261,9 +264,11 @@ impl Machine {
     /// Timers that are due come first: what waited while the process stood still is
     /// judged by the time that it is now, and may be of an exchange that is over.
     pub fn handle(&mut self, now: Instant, random: &mut dyn Random, input: Input<'_>) {
-        let is_due = self.next_deadline().is_some_and(|at| at <= now);
-        if is_due && !matches!(input, Input::Timer) {
-            self.on_timer(now, random);
+        if let Some(due) = self.next_deadline().filter(|&at| at <= now) {
+            self.allow_for_standstill(now, due);
+            if !matches!(input, Input::Timer) {
+                self.on_timer(now, random);
+            }
         }
         match input {
             Input::Timer => self.on_timer(now, random),

@@ -7,12 +7,13 @@ use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
 
 use super::bucket::Bucket;
 use super::chain::Chains;
-use super::initiator::{GivenUp, InitiatorSlot};
+use super::initiator::InitiatorSlot;
 use super::link::Link;
 use super::responder::ResponderSlot;
 use super::rotation::{After, Known};
-use super::sas::{RxSa, TxSa};
+use super::rx::RxSa;
 use super::suspicion::Suspicion;
+use super::tx::TxSa;
 use super::{Action, Context};
 use crate::address::{Addresses, Network};
 use crate::time::Instant;
@@ -34,8 +35,6 @@ pub(super) struct Peer {
     /// The life of it that a beacon or hello named: whom to address an m1 to.
     pub(super) target: Option<Incarnation>,
     pub(super) initiator: InitiatorSlot,
-    /// The last exchange that ended in I2 without an answer.
-    pub(super) given_up: Option<GivenUp>,
     pub(super) responder: ResponderSlot,
     /// SAs for what the peer sends, oldest first.
     pub(super) rx: Vec<RxSa>,
@@ -78,7 +77,7 @@ pub(super) struct Peer {
 
 #[cfg(feature = "sim")]
 super::digest::parts!(
-    Peer: index, node, addresses, pathless, incarnation, target, initiator, given_up, responder, rx, tx,
+    Peer: index, node, addresses, pathless, incarnation, target, initiator, responder, rx, tx,
     next_epoch, link, suspicion, chains, start_at, rekey_asked, beacon_heard, m1_seen, interval,
     m1_bucket, chained_m1_bucket, hello_bucket, last_completed, exchanges, keys_since, old_at, known, proven,
     rotate_at
@@ -94,7 +93,6 @@ impl Peer {
             incarnation: None,
             target: None,
             initiator: InitiatorSlot::Idle,
-            given_up: None,
             responder: ResponderSlot::Idle,
             rx: Vec::new(),
             tx: None,
@@ -128,7 +126,6 @@ impl Peer {
     /// Drops everything that has to do with keys.
     pub(super) fn wipe(&mut self, cx: &mut Context<'_>) {
         self.initiator = InitiatorSlot::Idle;
-        self.given_up = None;
         self.responder = ResponderSlot::Idle;
         self.suspicion = Suspicion::default();
         self.forget_chains();
@@ -172,7 +169,6 @@ impl Peer {
         self.exchanges = 0;
         self.last_completed = None;
         self.initiator.forget_others(incarnation);
-        self.given_up = None;
         self.responder.forget_others(incarnation);
         self.retire_other_incarnations(cx.now, incarnation);
     }

@@ -114,6 +114,18 @@ impl RxPhases {
         self.lanes.iter_mut().find(|lane| lane.spi == spi)
     }
 
+    /// Nothing late could arrive for so long.
+    pub(super) fn allow_for_standstill(&mut self, lost: Duration) {
+        for at in self
+            .lanes
+            .iter_mut()
+            .filter_map(|lane| lane.stage_at.as_mut())
+        {
+            *at = *at + lost;
+        }
+        self.set_deadline();
+    }
+
     fn set_deadline(&mut self) {
         self.deadline = self.lanes.iter().filter_map(|lane| lane.stage_at).min();
     }

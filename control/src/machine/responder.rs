@@ -6,8 +6,9 @@ use tipsec_dataplane::ids::{Epoch, Incarnation};
 
 use super::cookie::NO_COOKIE;
 use super::initiator::{InitiatorSlot, matches_header, prologue};
+use super::offers::common_suite;
 use super::peer::Peer;
-use super::sas::{MAX_RX_SAS, RxSa, common_suite};
+use super::rx::{MAX_RX_SAS, RxSa};
 use super::{Context, Count, Defect, EventKind};
 use crate::address::{Addresses, Network};
 use crate::derive::{Chain, ClusterKeys, Sek};
@@ -337,7 +338,7 @@ impl Peer {
         self.adopt(cx, initiator);
         self.learn_from_exchange(cx, &offer.holdings, initiator, master);
         let chain = Chain::of_exchange(hash, &answered.sek, &offer.sek);
-        self.keep_chain(cx.now, chain, true);
+        self.keep_chain(cx.now, chain, answered.epoch, true);
         if matches!(self.initiator, InitiatorSlot::Started(_)) {
             // The peer's exchange did what ours was for.
             self.initiator = InitiatorSlot::Idle;

@@ -16,7 +16,7 @@ use super::beacon::Beaconing;
 use super::initiator::InitiatorSlot;
 use super::peer::Peer;
 use super::responder::ResponderSlot;
-use super::sas::{RxSa, RxState};
+use super::rx::{GRACE, RxSa, RxState};
 use super::{Action, Context, Count, Defect, EventKind, Machine};
 use crate::derive::{ClusterKeys, MasterRing};
 use crate::masters::Role;
@@ -126,7 +126,8 @@ impl Machine {
         }
         let retired = old.previous().filter(|id| new.role_of(**id).is_none());
         if let Some(retired) = retired {
-            let text = format!("master key {retired} retired: nothing under it is taken any more");
+            let text =
+                format!("master key {retired} retired: no exchange under it is taken any more");
             note(EventKind::MasterRetired, text);
         }
     }
@@ -363,7 +364,15 @@ impl Peer {
             self.responder = ResponderSlot::Idle;
             touched = true;
         }
-        let gone = |sa: &mut RxSa| is_gone(sa.master);
+        // What is superseded may be under way, while what superseded it stays.
+        let stays = self.tx.as_ref().is_some_and(|tx| !is_gone(tx.master));
+        let is_late = |sa: &RxSa| stays && !sa.is_in_use() && !is_evicted(&sa.master);
+        for sa in self.rx.iter_mut().filter(|sa| is_gone(sa.master)) {
+            if is_late(sa) {
+                sa.retire_at(cx.now + GRACE.0);
+            }
+        }
+        let gone = |sa: &mut RxSa| is_gone(sa.master) && !is_late(sa);
         let dropped: Vec<RxSa> = self.rx.extract_if(.., gone).collect();
         let mut in_use = dropped.iter().any(RxSa::is_in_use);
         touched |= !dropped.is_empty();

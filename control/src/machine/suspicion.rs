@@ -44,6 +44,13 @@ super::digest::parts!(Suspicion: open, refused);
 super::digest::parts!(Open: incarnation, probe, until, m1);
 
 impl Suspicion {
+    /// No answer could be heard for so long.
+    pub(super) fn allow_for_standstill(&mut self, lost: Duration) {
+        if let Some(open) = &mut self.open {
+            open.until = open.until + lost;
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.open.as_ref().map(|open| open.until)
     }

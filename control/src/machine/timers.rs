@@ -4,7 +4,7 @@
 //! * per peer: start of the next exchange (`peer::schedule_rekey`), also for
 //!   another master key (`rotation`), retransmit
 //!   and end of slot I (`initiator`), end of slot R (`responder`), end of
-//!   receiving SAs and confirmation of the sending SA (`sas`), probes and
+//!   receiving SAs and confirmation of the sending SA (`rx`, `tx`), probes and
 //!   silence (`link`), grace of a phase that is over (`phases`), patience with a second
 //!   claimant (`suspicion`), keys that have grown old (`age`)
 

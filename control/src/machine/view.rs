@@ -5,7 +5,7 @@ use std::time::Duration;
 use tipsec_dataplane::ids::{Epoch, Incarnation, MasterId, NodeId, PeerIndex};
 use tipsec_dataplane::phase::Phase;
 
-use super::sas::RxSa;
+use super::rx::RxSa;
 use super::{CLAIM_LIFE, LinkState, Machine};
 use crate::address::Addresses;
 use crate::masters::Masters;

@@ -526,7 +526,7 @@ mod tests {
     /// the peer's answer to m3.
     #[test]
     fn what_once_broke_an_invariant_does_not() {
-        for seed in [5232, 13_166, 13_607, 16_773, 21_391, 32_799] {
+        for seed in [5232, 13_166, 13_607, 16_773, 21_391, 32_799, 54_061, 55_563] {
             let violation = run(&plan(seed)).violation;
             assert!(violation.is_none(), "seed {seed}: {violation:?}");
         }
