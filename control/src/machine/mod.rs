@@ -218,6 +218,8 @@ pub struct Machine {
     schedule: Schedule,
     beaconing: Beaconing,
     claims: Claims,
+    /// When the last input was taken.
+    stepped: Instant,
 }
 
 /// Unverified claims of other master keys, for diagnosis: who, which, when.
@@ -256,6 +258,7 @@ impl Machine {
             schedule: Schedule::default(),
             beaconing: Beaconing::starting(now),
             claims: Claims::new(),
+            stepped: now,
         }
     }
 
@@ -270,6 +273,7 @@ impl Machine {
                 self.on_timer(now, random);
             }
         }
+        self.stepped = now;
         match input {
             Input::Timer => self.on_timer(now, random),
             Input::Frame {

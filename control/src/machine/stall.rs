@@ -17,11 +17,12 @@ use crate::time::Instant;
 const STOOD_STILL: Duration = Duration::from_millis(250);
 
 impl Machine {
-    /// Looks at how late a timer is that was due at `due`. With a peer that is up one is
-    /// due every quarter of the link tolerance, else every second; so much of
+    /// Looks at how late the timer is that was due at `due`. With a peer that is up one
+    /// is due every quarter of the link tolerance, else every second; so much of
     /// the time that was lost goes unnoticed at most.
     pub(super) fn allow_for_standstill(&mut self, now: Instant, due: Instant) {
-        let lost = now.since(due);
+        // A step may set a timer in the past, to be due at once.
+        let lost = now.since(due.max(self.stepped));
         if lost < STOOD_STILL {
             return;
         }

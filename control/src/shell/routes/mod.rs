@@ -6,7 +6,8 @@
 //! kernel is asked to keep each one fresh by itself: a *managed* entry
 //! (Linux 5.16). Imports nothing of the shell.
 
-mod message;
+mod notice;
+mod request;
 mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use tipsec_dataplane::mac::MacAddr;
 
-use message::{Entry, Link, Notice, Request, Route};
+use notice::{Entry, Link, Notice, Route};
+use request::Request;
 use socket::{Missed, News, Questions};
 
 /// A station and the interface that it is reached by.

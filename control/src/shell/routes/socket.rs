@@ -1,6 +1,6 @@
 //! The two netlink sockets: one to ask and be answered, one that the kernel
 //! tells changes to. Apart, so that a flood of changes never loses an answer.
-//! Imports `message`.
+//! Imports `notice`, `request`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size, set_socket_timeout};
 
-use super::message::{Malformed, Notice, Request, read};
+use super::notice::{Malformed, Notice, read};
+use super::request::Request;
 
 /// Longer than any message that is asked for: the kernel fills at most 32 KiB
 /// with a dump (`NLMSG_GOODSIZE` and its growth in `netlink_dump`).
