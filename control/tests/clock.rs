@@ -127,7 +127,7 @@ fn a_node_that_was_suspended_comes_back() {
 #[test]
 fn a_node_that_stood_still_takes_nobodys_link_down() {
     // What came meanwhile waits, and the others answer as soon as they are asked.
-    for (seed, length) in (60..).zip([ms(1600), 3 * SECOND, Duration::from_mins(1)]) {
+    for (seed, length) in (60..).zip([ms(1600), 3 * SECOND, Duration::from_mins(2)]) {
         let mut universe = cluster(seed, 3);
         universe.stop(0);
         universe.run(length);
@@ -135,6 +135,7 @@ fn a_node_that_stood_still_takes_nobodys_link_down() {
         universe.step_with_traffic(2 * SECOND, ms(20));
         universe.assert_sound();
         assert_eq!(universe.events(0, EventKind::LinkDown), 0, "{length:?}");
+        assert_eq!(universe.events(0, EventKind::KeysOld), 0, "{length:?}");
         assert_settled(&mut universe);
         // Who is silent after that is down as ever.
         universe.kill(1);

@@ -8,6 +8,7 @@
 //! Chains belong to one life of the peer; they outlive its master keys.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tipsec_dataplane::ids::Epoch;
 
@@ -49,6 +50,11 @@ super::digest::parts!(Chains: kept, since, disowned);
 super::digest::parts!(Kept: chain, offered, is_shared);
 
 impl Chains {
+    /// What crossed the first exchange may wait for so much longer.
+    pub(super) fn allow_for_standstill(&mut self, lost: Duration) {
+        self.since = self.since.map(|at| at + lost);
+    }
+
     /// The newest that the peer is known to hold.
     fn newest(&self) -> Option<&Chain> {
         let shared = self.kept.iter().rev().find(|kept| kept.is_shared);

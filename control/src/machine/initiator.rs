@@ -301,7 +301,8 @@ impl Peer {
 
     /// Something opened for the first time on the SA with this epoch. If it is the
     /// own offer of an exchange, the responder has m3, also if the exchange was
-    /// given up meanwhile; if it is a later one, there are newer keys.
+    /// given up meanwhile; if it is a later one, the exchange of that has made
+    /// newer keys.
     pub(super) fn initiator_opened(
         &mut self,
         cx: &mut Context<'_>,
@@ -315,8 +316,10 @@ impl Peer {
         if is_over {
             self.initiator = InitiatorSlot::Idle;
         }
-        if is_proven || is_over {
+        if is_proven {
             self.completed(cx);
+        }
+        if is_proven || is_over {
             self.confirm_awaited(cx);
         }
     }

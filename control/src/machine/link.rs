@@ -15,7 +15,7 @@ use super::{Action, Context, EventKind};
 use crate::time::Instant;
 
 /// Probes within one tolerance.
-const PROBES_PER_TOLERANCE: u32 = 4;
+pub(super) const PROBES_PER_TOLERANCE: u32 = 4;
 /// Tolerances without an answer after which a link is down although the peer's
 /// own frames arrive: the way there is cut.
 const UNANSWERED_TOLERANCES: u32 = 4;

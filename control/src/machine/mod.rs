@@ -11,13 +11,14 @@
 //! | slot, state | event                                | where                            |
 //! |-------------|--------------------------------------|----------------------------------|
 //! | I Idle      | timer, `now`, budget, join, link down | `initiator::start`, `chain`     |
-//! | I1          | retransmit timer: same m1            | `initiator::on_timer`            |
+//! | I1          | retransmit timer: same m1            | `initiator::initiator_timer`     |
 //! | I1          | m2(X) valid / invalid                | `initiator::on_m2`               |
 //! | I1, I2      | hello(X), hello(busy)                | `initiator::on_hello`            |
-//! | I2          | own RX installed: m3                 | `initiator::on_installed`        |
-//! | I2          | m2(X) again, timer: same m3          | `initiator::on_m2`, `on_timer`   |
-//! | I2          | opens under own offer or a higher    | `initiator::on_first_open`       |
-//! | I1, I2      | 5 s                                  | `initiator::on_timer`            |
+//! | I2          | own RX installed: m3                 | `initiator::initiator_installed` |
+//! | I2          | m2(X) again, timer: same m3          | `initiator::on_m2`, as above     |
+//! | I2          | opens under own offer or a higher    | `initiator::initiator_opened`    |
+//! | I any       | the same, after it was given up      | `initiator::initiator_opened`    |
+//! | I1, I2      | 5 s                                  | `initiator::initiator_timer`     |
 //! | R any       | m1 = the current one: stored m2      | `responder::on_m1`               |
 //! | R any       | m1 of what is completed: count       | `responder::on_m1`               |
 //! | R any       | m1 stale: hello                      | `responder::on_m1`               |
@@ -26,12 +27,12 @@
 //! | any         | under a key that leads back: refused | `rotation`                       |
 //! | any         | of an evicted node, or bare: refused | `eviction`                       |
 //! | R any       | m1 fresh                             | `responder::on_m1`               |
-//! | R1          | own RX installed: m2                 | `responder::on_installed`        |
+//! | R1          | own RX installed: m2                 | `responder::responder_installed` |
 //! | R1          | opens under the offer                | `rx::on_first_open`              |
 //! | R1          | m3(X) valid                          | `responder::on_m3`               |
 //! | R any       | m3 of the last completed X           | `responder::on_m3`               |
 //! | R any       | m3, unknown X: hello                 | `responder::on_m3`               |
-//! | R1          | 10 s                                 | `responder::on_timer`            |
+//! | R1          | 10 s                                 | `responder::responder_timer`     |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -77,7 +77,7 @@ impl Context<'_> {
 
 impl Machine {
     /// Takes the keys that the node holds from now on. What was made under a
-    /// key that is not among them is wiped; pairs move to the newest key that
+    /// key that is not among them is wiped, superseded SAs within a second; pairs move to the newest key that
     /// both hold.
     pub(super) fn on_masters(
         &mut self,
@@ -364,9 +364,16 @@ impl Peer {
             self.responder = ResponderSlot::Idle;
             touched = true;
         }
-        // What is superseded may be under way, while what superseded it stays.
-        let stays = self.tx.as_ref().is_some_and(|tx| !is_gone(tx.master));
-        let is_late = |sa: &RxSa| stays && !sa.is_in_use() && !is_evicted(&sa.master);
+        // What was sealed on a superseded SA may be under way, while what superseded it
+        // stays.
+        let stays = |sa: &&RxSa| sa.state == RxState::Live && !is_gone(sa.master);
+        let live = self.rx.iter().filter(stays).max_by_key(|sa| sa.epoch);
+        let live = live.map(|sa| (sa.incarnation, sa.epoch));
+        let is_late = |sa: &RxSa| {
+            let is_superseded =
+                live.is_some_and(|(life, epoch)| sa.incarnation == life && sa.epoch < epoch);
+            is_superseded && !sa.is_in_use() && !is_evicted(&sa.master)
+        };
         for sa in self.rx.iter_mut().filter(|sa| is_gone(sa.master)) {
             if is_late(sa) {
                 sa.retire_at(cx.now + GRACE.0);

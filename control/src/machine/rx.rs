@@ -94,7 +94,7 @@ impl RxSa {
         }
     }
 
-    /// It opens until then, and no longer than it would have.
+    /// It opens until then at most; a grace that runs is not prolonged.
     pub(super) fn retire_at(&mut self, until: Instant) {
         match self.state {
             // A grace that runs is not prolonged, but it may be cut.
