@@ -132,6 +132,34 @@ fn a_member_cannot_take_the_place_of_a_node_that_is_up() {
 }
 
 #[test]
+fn a_node_that_stands_still_while_it_asks_believes_no_claim_for_that() {
+    let mut universe = pair(4, None);
+    let m1 = |universe: &Universe, cookie| {
+        forged_m1(universe, 1, 0, &master(1), Incarnation(99), cookie)
+    };
+    let member = universe.add(&master(1), None);
+    universe.kill(member);
+    let without = m1(&universe, [0; 16]);
+    universe.replay(to_node(0), without, member);
+    universe.run(ms(10));
+    let (_, hello) = universe.captured.last().unwrap();
+    let with = m1(&universe, cookie_in(hello));
+    universe.replay(to_node(0), with, member);
+    // Node 0 has asked node 1, and does not read the answer for some time.
+    universe.run(Duration::from_micros(50));
+    assert_eq!(universe.node(0).machine.counts().value(Count::Impostor), 0);
+    universe.stop(0);
+    universe.run(3 * SECOND);
+    universe.resume(0);
+    universe.step_with_traffic(SECOND, ms(10));
+    universe.assert_sound();
+    assert_eq!(universe.node(0).machine.counts().value(Count::Impostor), 1);
+    assert_eq!(universe.events(0, EventKind::DuplicateNode), 1);
+    assert_eq!(universe.events(0, EventKind::LinkDown), 0);
+    assert_eq!(universe.events(0, EventKind::PeerRestarted), 0);
+}
+
+#[test]
 fn a_member_in_the_middle_of_a_rekey_gets_no_bare_exchange() {
     let mut universe = pair(3, None);
     let member = universe.add(&master(1), None);
