@@ -318,6 +318,10 @@ impl Peer {
         }
         if is_proven {
             self.completed(cx);
+        } else if is_over {
+            // That one counts as complete when its m3 is here. If it never comes, this
+            // node must still start the next.
+            self.has_new_keys(cx);
         }
         if is_proven || is_over {
             self.confirm_awaited(cx);

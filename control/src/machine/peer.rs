@@ -180,6 +180,11 @@ impl Peer {
             cx.core.counts.add(super::Count::Rekeyed);
         }
         self.exchanges += 1;
+        self.has_new_keys(cx);
+    }
+
+    /// The next rekey is due an interval from now.
+    pub(super) fn has_new_keys(&mut self, cx: &mut Context<'_>) {
         self.keys_since = Some(cx.now);
         self.watch_age(cx);
         self.schedule_rekey(cx);
