@@ -26,6 +26,9 @@ pub enum MessageType {
 }
 
 impl MessageType {
+    /// Each of them.
+    pub const ALL: [Self; 5] = [Self::Hello, Self::M1, Self::M2, Self::M3, Self::Beacon];
+
     fn encode(self) -> (Kind, u8) {
         match self {
             Self::Hello => (Kind::Handshake, MESSAGE_HELLO),
@@ -37,12 +40,10 @@ impl MessageType {
     }
 
     fn decode(first_byte: u8, message: u8) -> Option<Self> {
-        [Self::Hello, Self::M1, Self::M2, Self::M3, Self::Beacon]
-            .into_iter()
-            .find(|candidate| {
-                let (kind, code) = candidate.encode();
-                kind.version_byte() == first_byte && code == message
-            })
+        Self::ALL.into_iter().find(|candidate| {
+            let (kind, code) = candidate.encode();
+            kind.version_byte() == first_byte && code == message
+        })
     }
 }
 

@@ -49,9 +49,7 @@ struct Program {
 }
 
 pub(super) fn run(scene: &Scene<'_>, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = Lab::raise(scene, "detach", 2)?;
-    let result = drill(&mut lab, outcome);
-    lab.conclude(scene, outcome, result)
+    Lab::with(scene, "detach", 2, outcome, drill)
 }
 
 fn drill(lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {

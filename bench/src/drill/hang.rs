@@ -28,9 +28,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const RECOVER_WITHIN_MS: u64 = 3000;
 
 pub(super) fn run(scene: &Scene<'_>, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = Lab::raise(scene, "hang", 2)?;
-    let result = drill(scene, &mut lab, outcome);
-    lab.conclude(scene, outcome, result)
+    Lab::with(scene, "hang", 2, outcome, |lab, outcome| {
+        drill(scene, lab, outcome)
+    })
 }
 
 fn drill(scene: &Scene<'_>, lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {

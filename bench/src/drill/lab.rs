@@ -42,18 +42,25 @@ pub(super) struct Life {
 }
 
 impl Lab {
-    /// Starts `nodes` daemons on a bridge, gives them a master key, and waits
-    /// for their links.
+    /// Starts `nodes` daemons on a bridge, gives them a master key, waits for
+    /// their links, and drills.
     ///
     /// # Errors
     /// Whatever does not work; nothing is left.
-    pub(super) fn raise(scene: &Scene<'_>, label: &str, nodes: u8) -> Result<Self> {
+    pub(super) fn with(
+        scene: &Scene<'_>,
+        label: &str,
+        nodes: u8,
+        outcome: &mut Outcome,
+        drill: impl FnOnce(&mut Self, &mut Outcome) -> Result<()>,
+    ) -> Result<()> {
         let mut lab = Self::plug(scene, label, nodes)?;
         lab.start()?;
-        Ok(lab)
+        let result = drill(&mut lab, outcome);
+        lab.conclude(scene, outcome, result)
     }
 
-    /// The same without daemons yet.
+    /// A bridge and places for `nodes` daemons, none of which runs yet.
     ///
     /// # Errors
     /// Those of [`Cluster::create`] and [`Capture::start`].

@@ -42,9 +42,9 @@ pub(super) fn run(scene: &Scene<'_>, outcome: &mut Outcome) -> Result<()> {
                 .into(),
         });
     }
-    let mut lab = Lab::raise(scene, "panic", 2)?;
-    let result = drill(scene, &mut lab, outcome);
-    lab.conclude(scene, outcome, result)
+    Lab::with(scene, "panic", 2, outcome, |lab, outcome| {
+        drill(scene, lab, outcome)
+    })
 }
 
 fn drill(scene: &Scene<'_>, lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {

@@ -26,9 +26,9 @@ const LOAD: Pace = Pace::PerSecond(700);
 const RECOVER_WITHIN_MS: u64 = 3000;
 
 pub(super) fn run(scene: &Scene<'_>, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = Lab::raise(scene, "partition", 3)?;
-    let result = drill(scene, &mut lab, outcome);
-    lab.conclude(scene, outcome, result)
+    Lab::with(scene, "partition", 3, outcome, |lab, outcome| {
+        drill(scene, lab, outcome)
+    })
 }
 
 fn drill(scene: &Scene<'_>, lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {

@@ -48,9 +48,9 @@ impl Drop for Stopped {
 }
 
 pub(super) fn run(scene: &Scene<'_>, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = Lab::raise(scene, "stop", 2)?;
-    let result = drill(scene, &mut lab, outcome);
-    lab.conclude(scene, outcome, result)
+    Lab::with(scene, "stop", 2, outcome, |lab, outcome| {
+        drill(scene, lab, outcome)
+    })
 }
 
 fn drill(scene: &Scene<'_>, lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {

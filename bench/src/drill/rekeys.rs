@@ -25,9 +25,9 @@ const INTERVAL_S: u32 = 1;
 const AGAINST: Pace = Pace::PerSecond(1000);
 
 pub(super) fn run(scene: &Scene<'_>, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = Lab::raise(scene, "rekeys", 2)?;
-    let result = drill(scene, &mut lab, outcome);
-    lab.conclude(scene, outcome, result)
+    Lab::with(scene, "rekeys", 2, outcome, |lab, outcome| {
+        drill(scene, lab, outcome)
+    })
 }
 
 fn drill(scene: &Scene<'_>, lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {

@@ -174,12 +174,21 @@ pub(super) fn note_sums(tallies: &[Tally], windows: &[Window], outcome: &mut Out
     }));
 }
 
+pub(super) fn check_doubled(tallies: &[Tally], outcome: &mut Outcome) {
+    let doubled: u64 = tallies.iter().map(|tally| tally.doubled).sum();
+    outcome.check(
+        "no datagram arrived twice",
+        doubled == 0,
+        format!("{doubled} did"),
+    );
+}
+
 impl Ended {
     /// Notes sums and harms, and holds that nothing was lost beside the harm,
     /// nothing arrived twice, and every frame is accounted for.
     pub(super) fn check(&self, outcome: &mut Outcome) {
         note_sums(&self.tallies, &self.windows, outcome);
-        self.check_doubled(outcome);
+        check_doubled(&self.tallies, outcome);
         self.check_beside(outcome);
         self.check_balance(outcome);
         self.check_places(outcome);
@@ -190,7 +199,7 @@ impl Ended {
     /// else.
     pub(super) fn check_cut(&self, in_cut: u64, outcome: &mut Outcome) {
         note_sums(&self.tallies, &self.windows, outcome);
-        self.check_doubled(outcome);
+        check_doubled(&self.tallies, outcome);
         self.check_beside(outcome);
         let lost = self.balance.unaccounted_frames;
         outcome.check(
@@ -204,15 +213,6 @@ impl Ended {
                 .why
                 .push(format!("of frames, {lost} ran into the cut"));
         }
-    }
-
-    fn check_doubled(&self, outcome: &mut Outcome) {
-        let doubled: u64 = self.tallies.iter().map(|tally| tally.doubled).sum();
-        outcome.check(
-            "no datagram arrived twice",
-            doubled == 0,
-            format!("{doubled} did"),
-        );
     }
 
     fn check_balance(&self, outcome: &mut Outcome) {
@@ -233,7 +233,7 @@ impl Ended {
     /// fault as long as it has a name.
     pub(super) fn check_saturated(&self, outcome: &mut Outcome) {
         note_sums(&self.tallies, &self.windows, outcome);
-        self.check_doubled(outcome);
+        check_doubled(&self.tallies, outcome);
         self.check_balance(outcome);
         self.check_places(outcome);
     }

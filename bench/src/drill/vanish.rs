@@ -11,7 +11,7 @@ use super::lab::{Lab, tell};
 use super::outcome::Outcome;
 use super::stream::Pace;
 use super::tally::Tally;
-use super::trial::{Trial, note_sums};
+use super::trial::{Trial, check_doubled, note_sums};
 use crate::capture::Capture;
 use crate::error::Result;
 use crate::wait;
@@ -31,9 +31,9 @@ const LOAD: Pace = Pace::PerSecond(1000);
 const RECOVER_WITHIN_MS: u64 = 3000;
 
 pub(super) fn run(scene: &Scene<'_>, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = Lab::raise(scene, "vanish", 2)?;
-    let result = drill(scene, &mut lab, outcome);
-    lab.conclude(scene, outcome, result)
+    Lab::with(scene, "vanish", 2, outcome, |lab, outcome| {
+        drill(scene, lab, outcome)
+    })
 }
 
 fn drill(scene: &Scene<'_>, lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {
@@ -111,10 +111,5 @@ fn check_loss(tallies: &[Tally], outcome: &mut Outcome) {
     outcome
         .why
         .push("while there was no NIC, and until the restart".to_owned());
-    let doubled: u64 = tallies.iter().map(|tally| tally.doubled).sum();
-    outcome.check(
-        "no datagram arrived twice",
-        doubled == 0,
-        format!("{doubled} did"),
-    );
+    check_doubled(tallies, outcome);
 }

@@ -78,14 +78,7 @@ fn run(data: &[u8]) {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let types = [
-        MessageType::Hello,
-        MessageType::M1,
-        MessageType::M2,
-        MessageType::M3,
-        MessageType::Beacon,
-    ];
-    let written = types.map(|message| {
+    let written = MessageType::ALL.map(|message| {
         let header = ClearHeader {
             message,
             sender: NodeId::new(1).unwrap(),

@@ -96,15 +96,11 @@ impl RxSa {
 
     /// It opens until then at most; a grace that runs is not prolonged.
     pub(super) fn retire_at(&mut self, until: Instant) {
-        match self.state {
-            // A grace that runs is not prolonged, but it may be cut.
-            RxState::Grace { until: present } => {
-                self.state = RxState::Grace {
-                    until: present.min(until),
-                };
-            }
-            _ => self.state = RxState::Grace { until },
-        }
+        let until = match self.state {
+            RxState::Grace { until: present } => present.min(until),
+            _ => until,
+        };
+        self.state = RxState::Grace { until };
     }
 }
 

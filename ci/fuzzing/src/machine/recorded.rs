@@ -46,13 +46,7 @@ fn record(key: u8) -> Vec<Vec<u8>> {
     }
     universe.run(ms(6000));
     let mut kept: Vec<Vec<u8>> = Vec::new();
-    for kind in [
-        MessageType::Hello,
-        MessageType::M1,
-        MessageType::M2,
-        MessageType::M3,
-        MessageType::Beacon,
-    ] {
+    for kind in MessageType::ALL {
         let frames = universe.captured.iter().map(|(_, frame)| frame);
         // Neither in the victim's name nor to another node.
         let fits = frames.filter(|frame| {
@@ -166,13 +160,7 @@ mod tests {
 
     #[test]
     fn every_type_is_recorded_and_proving_works() {
-        for kind in [
-            MessageType::Hello,
-            MessageType::M1,
-            MessageType::M2,
-            MessageType::M3,
-            MessageType::Beacon,
-        ] {
+        for kind in MessageType::ALL {
             let of_kind = recorded().iter().find(|frame| {
                 ControlFrame::decode(frame).is_some_and(|read| read.header().message == kind)
             });

@@ -316,14 +316,14 @@ fn ip(value: &[u8]) -> Result<IpAddr, Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
+    use netlink_packet_core::NetlinkHeader;
     use netlink_packet_route::RouteNetlinkMessage;
     use netlink_packet_route::link::{LinkAttribute, LinkMessage};
     use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
     use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteVia};
     use proptest::prelude::*;
 
-    use super::super::request::{Request, entry};
+    use super::super::request::{Request, entry, written};
     use super::*;
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -335,11 +335,7 @@ mod tests {
     fn bytes(inner: RouteNetlinkMessage) -> Vec<u8> {
         let mut header = NetlinkHeader::default();
         header.sequence_number = 7;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(inner));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        bytes
+        written(header, inner)
     }
 
     fn notices(datagram: &[u8]) -> Vec<Notice> {

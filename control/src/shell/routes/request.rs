@@ -89,12 +89,17 @@ impl Request {
                 RouteNetlinkMessage::DelNeighbour(entry(ifindex, address))
             }
         };
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(inner));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        bytes
+        written(header, inner)
     }
+}
+
+/// A message with its lengths filled in.
+pub(super) fn written(header: NetlinkHeader, inner: RouteNetlinkMessage) -> Vec<u8> {
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(inner));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
 }
 
 fn family(address: IpAddr) -> AddressFamily {
