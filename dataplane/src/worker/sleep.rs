@@ -18,6 +18,9 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const BACKPRESSURE_INTERVAL: Duration = Duration::from_micros(100);
 /// How often it is doubled: to 3.2 ms.
 const BACKPRESSURE_DOUBLINGS: u32 = 5;
+/// While segments are held for the tap, frames gather for this long before the
+/// worker looks again (docs/adr/0022).
+const GATHER_INTERVAL: Duration = Duration::from_micros(20);
 /// A tap that cannot be read is not asked again for this long.
 const TAP_REST: Duration = Duration::from_millis(100);
 /// What a sleep waits for, and how long.
@@ -103,15 +106,16 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             || !self.plain.is_empty()
             || !self.sealed.is_empty();
         let room = bearer.transmit_room() > 0;
-        // Segments that are held for the tap go out in time.
-        let until_due = match self.coalescer.next_due() {
-            Some(due) => due.saturating_duration_since(Instant::now()),
-            None => LOOK_INTERVAL,
-        };
+        // Segments that are held for the tap wait for more, and go out in time.
+        // Whoever brings that more need not wake this worker frame by frame.
+        let gathers = self.coalescer.next_due().map(|due| {
+            let until_due = due.saturating_duration_since(Instant::now());
+            until_due.min(GATHER_INTERVAL)
+        });
         Wait {
             // In copy mode `poll` on an AF_XDP socket sends what is queued and
             // keeps the error to itself, so frames could be lost uncounted.
-            bearer: !unsent,
+            bearer: !unsent && gathers.is_none(),
             tap: room && !waiting && !unsent && !resting,
             timeout: match (unsent || waiting || !room, resting) {
                 (true, _) => {
@@ -122,7 +126,7 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
                 (false, true) => TAP_REST,
                 (false, false) => LOOK_INTERVAL,
             }
-            .min(until_due),
+            .min(gathers.unwrap_or(LOOK_INTERVAL)),
         }
     }
 
@@ -180,7 +184,7 @@ mod tests {
     use crate::ids::{NodeId, PeerIndex};
     use crate::mac::MacAddr;
     use crate::outer::Encapsulation;
-    use crate::tap::coalesce::{HOLD, Received};
+    use crate::tap::coalesce::{Delivery, HOLD, Received};
     use crate::tap::vnet::VnetBytes;
     use crate::worker::{Pass, WorkerConfig};
 
@@ -227,25 +231,34 @@ mod tests {
     }
 
     #[test]
-    fn sleep_ends_when_held_segments_are_due() {
+    fn frames_gather_while_segments_are_held_and_no_longer() {
         let (_control, mut worker) = idle_worker(Polling::Sleep);
-        assert_eq!(worker.what_to_wait_for().timeout, LOOK_INTERVAL);
+        let idle = Wait {
+            bearer: true,
+            tap: true,
+            timeout: LOOK_INTERVAL,
+        };
+        assert_eq!(worker.what_to_wait_for(), idle);
         // IPv4, TCP with ACK, one byte of data.
         let mut frame = [0; 55];
         frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 41, 0, 0, 0, 0, 64, 6]);
         frame[46..48].copy_from_slice(&[0x50, 0x10]);
-        let received = Received {
-            peer: PeerIndex(0),
-            frame: &mut frame,
-            checksum_pending: true,
-        };
-        let offered = worker
-            .coalescer
-            .offer(received, Instant::now(), &mut |_| panic!("it is held"));
-        assert_eq!(offered, Ok(()));
-        assert!(worker.what_to_wait_for().timeout <= HOLD);
-        worker.flush_all();
-        assert_eq!(worker.what_to_wait_for().timeout, LOOK_INTERVAL);
+        let now = Instant::now();
+        for (since, longest) in [(now + HOLD, GATHER_INTERVAL), (now - HOLD, Duration::ZERO)] {
+            let received = Received {
+                peer: PeerIndex(0),
+                frame: &mut frame,
+                checksum_pending: true,
+            };
+            let is_held = |_: Delivery<'_>| panic!("it is held");
+            let offered = worker.coalescer.offer(received, since, &mut { is_held });
+            assert_eq!(offered, Ok(()));
+            let wait = worker.what_to_wait_for();
+            assert!(!wait.bearer && wait.tap, "frames alone wake nobody");
+            assert_eq!(wait.timeout, longest);
+            worker.flush_all();
+            assert_eq!(worker.what_to_wait_for(), idle);
+        }
     }
 
     #[test]
