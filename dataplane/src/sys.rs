@@ -3,6 +3,8 @@
 //! Each submodule wraps one thing of the outside in a safe function.
 
 #[cfg(feature = "io")]
+pub(crate) mod demote;
+#[cfg(feature = "io")]
 pub(crate) mod netdev;
 mod prefetch;
 #[cfg(feature = "io")]

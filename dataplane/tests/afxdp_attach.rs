@@ -35,6 +35,7 @@ fn interfaces_that_cannot_work_are_named() {
     let check = || a.run(|| Interface::check("nic"));
     let interface = check().unwrap();
     assert_eq!((interface.mtu, interface.rx_queues), (1500, Some(1)));
+    assert!(interface.is_veth);
     a.ip("link set nic mtu 9500");
     assert!(matches!(
         check(),

@@ -286,6 +286,26 @@ fn frames_of_one_chunk_arrive_as_they_were() {
     exchange(&mut a, &mut b, &lengths, 64);
 }
 
+#[test]
+fn chunks_that_leave_the_caches_keep_what_they_hold() {
+    if !is_root("chunks_that_leave_the_caches_keep_what_they_hold") {
+        return;
+    }
+    let config = XdpConfig {
+        filled_elsewhere: true,
+        ..few_chunks()
+    };
+    for mtu in [3506, 9000] {
+        let (mut a, mut b) = ends("demote", mtu, Mode::NativeCopy, &config);
+        println!("this processor demotes: {}", b.bearer.report().demotes);
+        // Each chunk is lent several times, after frames of other lengths.
+        let lengths: Vec<_> = (0..4000).map(|i| [4, 64, 1400, 3400][i % 4]).collect();
+        exchange(&mut a, &mut b, &lengths, 64);
+    }
+    let (a, _b) = ends("demote", 1500, Mode::NativeCopy, &few_chunks());
+    assert!(!a.bearer.report().demotes, "only where it was wished for");
+}
+
 /// Lengths in bytes on the wire around the edges: of one chunk, of what veth
 /// puts in one buffer, of two and of three chunks.
 const JUMBO_FRAMES: [usize; 9] = [1400, 3500, 3600, 3840, 3841, 7680, 7681, 8900, 9014];

@@ -119,6 +119,9 @@ impl<'a> Ends<'a> {
     pub(super) fn bearers(&self, queue: u32, depth: usize) -> Result<(XdpBearer, XdpBearer)> {
         let config = XdpConfig {
             in_flight_max: depth,
+            // As `tipsecd` has it for a veth: inline, who sends runs the
+            // receiver's NAPI.
+            filled_elsewhere: self.link.profile == Profile::Inline,
             ..XdpConfig::default()
         };
         let open = |namespace: &Namespace, end: &RefCell<Attachment>| {

@@ -123,8 +123,11 @@ pub struct BearerConfig {
     pub mode: ModeChoice,
     /// What carries frames.
     pub encapsulation: EncapsulationChoice,
-    /// How many frames in flight suit the NIC.
+    /// Where its NAPI runs.
     pub napi: NapiProfile,
+    /// Most frames handed to it and not yet sent: what suits its NAPI, unless
+    /// configured.
+    pub in_flight_max: usize,
     /// Whether workers poll the NIC themselves.
     pub busy_poll: Option<BusyPoll>,
     /// Whether frame memory is of huge pages where there are any.
@@ -418,6 +421,7 @@ fn read_bearer(
     }
     let queues = read_queues(&table, earlier)?;
     let cores = read_cores(&table, queues.len())?;
+    let (napi, in_flight_max) = read_napi(&table)?;
     Ok(BearerConfig {
         interface: name,
         queues,
@@ -430,7 +434,8 @@ fn read_bearer(
             field.choice(&ModeChoice::NAMES)
         })?,
         encapsulation: read_encapsulation(&table)?,
-        napi: read_napi(&table)?,
+        napi,
+        in_flight_max,
         busy_poll: or(table.field("busy_poll_us"), None, |field| {
             let us = field.integer(1..=10_000)?;
             let budget = BusyPoll::default().budget;
@@ -440,21 +445,19 @@ fn read_bearer(
     })
 }
 
-/// A number of frames, or a profile that knows one.
-fn read_napi(table: &Table<'_>) -> Result<NapiProfile, ConfigError> {
-    let Some(depth) = table.field("tx_depth") else {
-        return or(table.field("napi"), NapiProfile::default(), |field| {
-            field.choice(&[
-                ("inline", NapiProfile::Inline),
-                ("threaded", NapiProfile::Threaded),
-            ])
-        });
-    };
-    if table.field("napi").is_some() {
-        return Err(depth.error("\"napi\" is there too; give one of the two"));
-    }
+/// Where NAPI runs, and how many frames in flight there may be.
+fn read_napi(table: &Table<'_>) -> Result<(NapiProfile, usize), ConfigError> {
+    let napi = or(table.field("napi"), NapiProfile::default(), |field| {
+        field.choice(&[
+            ("inline", NapiProfile::Inline),
+            ("threaded", NapiProfile::Threaded),
+        ])
+    })?;
     // As many as the TX ring has entries.
-    depth.integer(8..=1024).map(NapiProfile::Depth)
+    let depth = or(table.field("tx_depth"), napi.in_flight_max(), |field| {
+        field.integer(8..=1024)
+    })?;
+    Ok((napi, depth))
 }
 
 /// One value, or an array of them under the plural of its name.

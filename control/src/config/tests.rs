@@ -45,7 +45,8 @@ fn the_example_is_read_and_shows_the_defaults() {
             ),
             (
                 bearer.encapsulation.clone(),
-                (bearer.napi, bearer.busy_poll, bearer.huge_pages),
+                (bearer.napi, bearer.in_flight_max),
+                (bearer.busy_poll, bearer.huge_pages),
                 config.rekey_interval_s,
             ),
             (config.provider, config.suites.clone(), config.tolerance_ms),
@@ -72,7 +73,11 @@ fn every_line_of_the_example_that_is_commented_out_works() {
     assert_eq!(config.bearers[1].queues, [0, 1]);
     assert_eq!(config.bearers[1].cores, [2, 3]);
     assert_eq!(config.bearers[1].network.number(), 1);
-    assert_eq!(config.bearers[1].napi, NapiProfile::Depth(128));
+    let second = &config.bearers[1];
+    assert_eq!(
+        (second.napi, second.in_flight_max),
+        (NapiProfile::Threaded, 128)
+    );
     assert_eq!(config.bearers[0].busy_poll, Some(BusyPoll::default()));
     assert_eq!(config.bearers[0].encapsulation.vlan(), VlanId::new(100));
     let udp = UdpConfig {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tipsec_dataplane::aead::{Aead, Provider};
 use tipsec_dataplane::attach::{AttachError, Attachment, HostError, Interface, Mode, check_host};
-use tipsec_dataplane::bearer::xdp::{OpenError, XdpBearer, XdpConfig};
+use tipsec_dataplane::bearer::xdp::{NapiProfile, OpenError, XdpBearer, XdpConfig};
 use tipsec_dataplane::command::{self, WorkerEnd};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
@@ -388,9 +388,10 @@ fn open_nic(
 ) -> Result<Nic, StartError> {
     let encapsulation = link.encapsulation();
     let sizes = XdpConfig {
-        in_flight_max: wanted.napi.in_flight_max(),
+        in_flight_max: wanted.in_flight_max,
         busy_poll: wanted.busy_poll,
         huge_pages: wanted.huge_pages,
+        filled_elsewhere: wanted.napi == NapiProfile::Inline && interface.is_veth,
         outer_len: encapsulation.outer_len(),
         tag_len: encapsulation.tag_len(),
         ..XdpConfig::default()

@@ -42,6 +42,9 @@ pub struct Interface {
     pub mtu: u32,
     /// Receive queues; `None` if the driver does not tell.
     pub rx_queues: Option<u32>,
+    /// One end of a veth pair, whose NAPI runs on whichever core sends at the
+    /// other, unless it was given a thread.
+    pub is_veth: bool,
 }
 
 /// Why an interface cannot be used.
@@ -162,6 +165,7 @@ impl Interface {
             mac: MacAddr(mac),
             mtu,
             rx_queues: device.rx_queues(),
+            is_veth: device.driver().as_deref() == Some("veth"),
         })
     }
 
@@ -363,6 +367,7 @@ mod tests {
             mac: MacAddr::BROADCAST,
             mtu: 1500,
             rx_queues: Some(2),
+            is_veth: false,
         };
         assert!(interface.check_queue(1).is_ok());
         assert!(matches!(

@@ -20,6 +20,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::{Bearer, BearerError, Transmitted};
 use crate::attach::{Attachment, Hook};
 use crate::burst::{BURST, Burst};
+use crate::sys::demote::Demotion;
 use crate::tx::Sealed;
 
 mod config;
@@ -97,13 +98,17 @@ impl XdpBearer {
         attachment.interface().check_queue(queue)?;
         config.check()?;
         let Bound {
-            umem,
+            mut umem,
             rings,
             mode,
             huge_pages,
         } = open::bind(attachment, queue, config)?;
         let layout = umem.layout();
         let options = Options::set(rings.fd(), config, layout);
+        // Where a NIC writes chunks itself, nothing was measured.
+        if config.filled_elsewhere && mode != BearerMode::ZeroCopy {
+            umem.demote_lent(Demotion::find());
+        }
         let report = BearerReport {
             interface: attachment.interface().name.clone(),
             queue,
@@ -114,6 +119,7 @@ impl XdpBearer {
             in_flight_max: config.in_flight_max,
             tx_budget: options.tx_budget,
             busy_poll: options.busy_poll,
+            demotes: umem.demotes(),
             refused: options.refused,
         };
         let mut bearer = Self {
@@ -333,7 +339,7 @@ impl Bearer for XdpBearer {
         }
         let taken = received.len();
         for buffer in received {
-            if !self.umem.receive(buffer.chunk) {
+            if !self.umem.receive(buffer.chunk, buffer.end - buffer.start) {
                 // Not lent: taking it would give a chunk two owners.
                 continue;
             }
@@ -375,7 +381,7 @@ impl Bearer for XdpBearer {
                 ..=CHUNK_DATA_LEN => 1,
                 len => self.umem.spread(chunk, len),
             };
-            self.umem.send(chunk, parts);
+            self.umem.send(chunk, parts, len);
             out.push((chunk, len));
         }
         self.rings.transmit(&self.umem, &out);

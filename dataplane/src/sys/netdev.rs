@@ -22,6 +22,8 @@ const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCGIFHWADDR: Opcode = 0x8927;
 /// Takes a pointer to an ethtool command.
 const SIOCETHTOOL: Opcode = 0x8946;
+/// ethtool command: the driver, and what it says of itself.
+const ETHTOOL_GDRVINFO: u32 = 0x03;
 /// ethtool command: numbers of queues.
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
@@ -57,6 +59,17 @@ struct Channels {
     tx: u32,
     other: u32,
     combined: u32,
+}
+
+/// `struct ethtool_drvinfo` (linux/ethtool.h).
+#[repr(C)]
+struct DriverInfo {
+    cmd: u32,
+    /// A string that ends with a zero, as all of them.
+    driver: [u8; 32],
+    /// Its version, the firmware's, the bus address and more; nothing of it is
+    /// read.
+    rest: [u8; 160],
 }
 
 /// A device of the caller's network namespace, by name.
@@ -128,6 +141,23 @@ impl NetDev {
         Some(channels.rx + channels.combined).filter(|&queues| queues > 0)
     }
 
+    /// The driver's name; `None` if there is none, or it does not tell.
+    pub(crate) fn driver(&self) -> Option<String> {
+        let mut info = DriverInfo {
+            cmd: ETHTOOL_GDRVINFO,
+            driver: [0; 32],
+            rest: [0; 160],
+        };
+        // The kernel writes through this pointer during the call, in which
+        // `info` stays where it is and is not otherwise accessed.
+        self.request::<SIOCETHTOOL>(Data {
+            pointer: (&raw mut info).cast(),
+        })
+        .ok()?;
+        let name = info.driver.split(|&byte| byte == 0).next()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
     fn request<const OPCODE: Opcode>(&self, data: Data) -> io::Result<IfReq> {
         let mut request = IfReq {
             name: self.name,
@@ -135,7 +165,7 @@ impl NetDev {
         };
         // SAFETY: the four opcodes that this module uses read and write a
         // `struct ifreq`, which `IfReq` has the layout and size of; the pointer
-        // that SIOCETHTOOL follows is valid by the one caller that passes it.
+        // that SIOCETHTOOL follows is valid by the two callers that pass it.
         unsafe { ioctl(&self.socket, Updater::<OPCODE, IfReq>::new(&mut request)) }?;
         Ok(request)
     }
@@ -171,6 +201,7 @@ mod tests {
         assert!(lo.mtu().unwrap() > 0);
         assert_eq!(lo.hardware_address().unwrap(), (772, [0; 6]));
         assert_eq!(lo.rx_queues(), None);
+        assert_eq!(lo.driver(), None);
         assert_eq!(xdp_program_id(lo.index).unwrap(), None);
     }
 
@@ -180,5 +211,6 @@ mod tests {
             assert!(NetDev::find(name).is_err(), "{name:?}");
         }
         assert_eq!(size_of::<IfReq>(), 40, "struct ifreq on 64-bit Linux");
+        assert_eq!(size_of::<DriverInfo>(), 196, "struct ethtool_drvinfo");
     }
 }

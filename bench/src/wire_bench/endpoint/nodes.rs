@@ -87,6 +87,7 @@ impl<'a> Nodes<'a> {
                     node,
                     core,
                     suite,
+                    profile: link.profile,
                     depth: depth(plan.depth),
                 },
                 &master,
@@ -178,6 +179,7 @@ struct Settings {
     node: NodeId,
     core: usize,
     suite: Suite,
+    profile: Profile,
     depth: usize,
 }
 
@@ -189,8 +191,10 @@ impl Settings {
             node,
             core,
             suite,
+            profile,
             depth,
         } = self;
+        let napi = profile.name();
         format!(
             r#"cluster = "bench"
 node = {}
@@ -207,6 +211,7 @@ interface = "{device}"
 core = {core}
 mode = "native-copy"
 encapsulation = "ethernet"
+napi = "{napi}"
 tx_depth = {depth}
 
 [crypto]
@@ -289,6 +294,7 @@ mod tests {
 
     use tipsec_control::admin::WorkerReport;
     use tipsec_control::embed::Ring;
+    use tipsec_dataplane::bearer::xdp::NapiProfile;
 
     use super::*;
     use crate::machine;
@@ -300,6 +306,7 @@ mod tests {
             node: RIGHT,
             core: 3,
             suite: Suite::ChaCha20Poly1305,
+            profile: Profile::Threaded,
             depth: depth(1),
         };
         let text = settings.text("eth7", Path::new("/run/here"));
@@ -313,7 +320,10 @@ mod tests {
             (bearer.interface.as_str(), &bearer.cores[..]),
             ("eth7", &[3][..])
         );
-        assert_eq!(bearer.napi.in_flight_max(), DEPTH_MIN);
+        assert_eq!(
+            (bearer.napi, bearer.in_flight_max),
+            (NapiProfile::Threaded, DEPTH_MIN)
+        );
         assert_eq!(depth(1024), 1024);
     }
 

@@ -33,7 +33,7 @@ fn bearer(
     wanted: &BearerConfig,
     (queue, core): (u32, Option<u32>),
 ) -> Bearer {
-    let in_flight = wanted.napi.in_flight_max();
+    let in_flight = wanted.in_flight_max;
     let at = |key: &str| {
         let error = config.bearer_error(number, key, "");
         match error.line {

@@ -31,7 +31,8 @@ pub struct XdpConfig {
     pub fill_max: u32,
     /// Entries of the TX ring and of the completion ring, a power of two.
     pub tx_ring: u32,
-    /// Most frames sent and not completed: [`NapiProfile::in_flight_max`].
+    /// Most frames sent and not completed: [`NapiProfile::in_flight_max`] unless
+    /// configured.
     pub in_flight_max: usize,
     /// Whether the worker polls the device itself instead of waiting for its
     /// interrupts; off unless asked for.
@@ -39,6 +40,11 @@ pub struct XdpConfig {
     /// Whether to try frame memory of huge pages (2 MiB), of which the system
     /// may have set some aside (`vm.nr_hugepages`): fewer misses of the TLB.
     pub huge_pages: bool,
+    /// Whether the kernel copies received frames into chunks on another core
+    /// than the worker's: chunks then leave the worker's caches when they are
+    /// lent, on processors that know how (docs/adr/0023). On the worker's own
+    /// core that would be a loss; a NIC with zero-copy does without.
+    pub filled_elsewhere: bool,
     /// The worker's core: memory and rings are then allocated on it, and so of
     /// its NUMA node. Without, they come from wherever the caller runs.
     pub core: Option<usize>,
@@ -51,7 +57,8 @@ pub struct XdpConfig {
 }
 
 /// Where the device's NAPI runs, which decides how many frames in flight serve
-/// best: the largest single lever on throughput over veth.
+/// best, the largest single lever on throughput over veth, and whether a veth's
+/// chunks are [filled elsewhere](XdpConfig::filled_elsewhere).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum NapiProfile {
     /// On the core that sends, inside the call; so it is with veth unless
@@ -60,26 +67,14 @@ pub enum NapiProfile {
     Inline,
     /// In a kernel thread of its own (`/sys/class/net/…/threaded`).
     Threaded,
-    /// Neither of them: this many frames.
-    Depth(u32),
 }
 
 impl NapiProfile {
-    /// The profile with this name in configuration.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "inline" => Some(Self::Inline),
-            "threaded" => Some(Self::Threaded),
-            _ => None,
-        }
-    }
-
     /// Most frames sent and not completed.
     pub const fn in_flight_max(self) -> usize {
         match self {
             Self::Inline => 64,
             Self::Threaded => 192,
-            Self::Depth(frames) => frames as usize,
         }
     }
 }
@@ -115,6 +110,7 @@ impl Default for XdpConfig {
             in_flight_max: NapiProfile::default().in_flight_max(),
             busy_poll: None,
             huge_pages: true,
+            filled_elsewhere: false,
             core: None,
             outer_len: ETH_HEADER_LEN,
             tag_len: 0,
@@ -207,11 +203,9 @@ mod tests {
     use crate::frame::PAYLOAD_OFFSET;
 
     #[test]
-    fn profiles_have_names_and_depths() {
-        let depth = |name| NapiProfile::from_name(name).map(NapiProfile::in_flight_max);
-        assert_eq!((depth("inline"), depth("threaded")), (Some(64), Some(192)));
-        assert_eq!(depth("128"), None);
-        assert_eq!(NapiProfile::Depth(128).in_flight_max(), 128);
+    fn profiles_have_depths() {
+        let depths = [NapiProfile::Inline, NapiProfile::Threaded].map(NapiProfile::in_flight_max);
+        assert_eq!(depths, [64, 192]);
         assert_eq!(XdpConfig::default().in_flight_max, 64);
     }
 

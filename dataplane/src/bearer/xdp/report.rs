@@ -51,6 +51,9 @@ pub struct BearerReport {
     pub tx_budget: Option<u32>,
     /// Whether the worker polls the device itself.
     pub busy_poll: bool,
+    /// Whether chunks leave the worker's caches when they are lent: wished for
+    /// ([`super::XdpConfig::filled_elsewhere`]), and known to the processor.
+    pub demotes: bool,
     /// Socket options that were wished for and that the kernel refused; the
     /// bearer works without them.
     pub refused: Vec<RefusedOption>,

@@ -3,7 +3,7 @@
 //! The kernel knows chunks of a page. A bearer whose frames may be longer has
 //! *wide rooms* as well: runs of neighbouring chunks at the end of the mapping,
 //! each with one token, so that a frame of several buffers lies in one piece
-//! for the cipher. Imports nothing from this crate but the layout of frames.
+//! for the cipher. Imports the layout of frames and the hint to the caches.
 
 #![allow(unsafe_code)]
 
@@ -14,6 +14,7 @@ use std::slice;
 use xsk_rs::umem::frame::FrameDesc;
 
 use crate::frame::frame_start;
+use crate::sys::demote::Demotion;
 
 /// Bytes of a chunk: a page, so that headroom, frame and tail fit.
 pub(super) const CHUNK_LEN: usize = 4096;
@@ -143,6 +144,11 @@ pub(super) struct Umem {
     base: NonNull<u8>,
     descriptors: Box<[FrameDesc]>,
     owners: Box<[Owner]>,
+    /// Bytes of each chunk that this core may have in its caches, from where
+    /// the kernel writes on: of the frame that was last received or sent in it.
+    touched: Box<[u16]>,
+    /// Takes what is lent out of this core's caches before.
+    demotion: Option<Demotion>,
     room: Room,
     layout: Layout,
     /// Keeps the mapping.
@@ -172,6 +178,8 @@ impl Umem {
         Self {
             base,
             owners: vec![Owner::Free; layout.total() as usize].into(),
+            touched: vec![0; layout.total() as usize].into(),
+            demotion: None,
             descriptors: descriptors.into(),
             room,
             layout,
@@ -187,6 +195,17 @@ impl Umem {
     /// Its size in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.descriptors.len() as u64 * CHUNK_LEN as u64
+    }
+
+    /// From now on chunks leave this core's caches when they are lent, if there
+    /// is a way.
+    pub(super) fn demote_lent(&mut self, demotion: Option<Demotion>) {
+        self.demotion = demotion;
+    }
+
+    /// Whether what is lent leaves this core's caches before.
+    pub(super) fn demotes(&self) -> bool {
+        self.demotion.is_some()
     }
 
     /// How it is cut.
@@ -230,21 +249,33 @@ impl Umem {
 
     /// A free single chunk is given to the kernel to receive into.
     pub(super) fn lend(&mut self, chunk: u32) -> bool {
-        !self.layout.is_wide(chunk) && self.change(chunk, Owner::Free, Owner::Lent)
+        let lent = !self.layout.is_wide(chunk) && self.change(chunk, Owner::Free, Owner::Lent);
+        if let (true, Some(demotion)) = (lent, self.demotion) {
+            let at = chunk as usize;
+            let start = self.base.as_ptr().addr() + at * CHUNK_LEN + KERNEL_HEADROOM;
+            demotion.demote_at(start, usize::from(self.touched[at]));
+        }
+        lent
     }
 
-    /// A received chunk gets a token; false if it was not lent.
-    pub(super) fn receive(&mut self, chunk: u32) -> bool {
-        self.change(chunk, Owner::Lent, Owner::Token)
+    /// A chunk in which a frame of `len` bytes was received gets a token; false
+    /// if it was not lent.
+    pub(super) fn receive(&mut self, chunk: u32, len: u16) -> bool {
+        let lent = self.change(chunk, Owner::Lent, Owner::Token);
+        if lent {
+            self.touched[chunk as usize] = len;
+        }
+        lent
     }
 
-    /// The first `parts` chunks of a token's room are given to the kernel to
-    /// send from.
-    pub(super) fn send(&mut self, head: u32, parts: usize) {
+    /// The first `parts` chunks of a token's room, with a frame of `len` bytes,
+    /// are given to the kernel to send from.
+    pub(super) fn send(&mut self, head: u32, parts: usize, len: u16) {
         let run = self.layout.run(head);
         let sound = (1..=run.len()).contains(&parts);
         let owned = sound && self.change_room(head, Owner::Token, Owner::Free);
         assert!(owned, "chunk {head} is sent without its token");
+        self.touched[run.start] = len;
         self.owners[run.start..run.start + parts].fill(Owner::Sending);
     }
 
@@ -393,7 +424,11 @@ mod tests {
         let config = UmemConfig::default();
         let chunks = NonZeroU32::new(layout.total()).unwrap();
         match xsk_rs::Umem::new(config, chunks, false) {
-            Ok((umem, descriptors)) => Some(Umem::new(umem, descriptors, Room::of(14), layout)),
+            Ok((umem, descriptors)) => {
+                let mut umem = Umem::new(umem, descriptors, Room::of(14), layout);
+                umem.demote_lent(Demotion::find());
+                Some(umem)
+            }
             Err(error) => {
                 println!("SKIPPED (needs CAP_NET_RAW): {error}");
                 None
@@ -407,7 +442,7 @@ mod tests {
         umem.hand_out(4);
         let room = umem.room_mut(4);
         assert_eq!(room.len(), 3 * CHUNK_LEN - umem.room.start);
-        umem.send(4, 2);
+        umem.send(4, 2, 5000);
         assert_eq!(umem.take_back(6), TakenBack::Stranger, "not sent");
         assert_eq!(umem.take_back(5), TakenBack::Part);
         assert_eq!(umem.take_back(5), TakenBack::Stranger, "twice");
@@ -418,8 +453,8 @@ mod tests {
             !umem.lend(4) && umem.lend(0),
             "the kernel gets single chunks"
         );
-        assert!(umem.receive(0) && !umem.receive(0));
-        umem.send(0, 1);
+        assert!(umem.receive(0, 60) && !umem.receive(0, 60));
+        umem.send(0, 1, 60);
         assert_eq!(umem.take_back(0), TakenBack::Room(0));
     }
 
@@ -430,7 +465,7 @@ mod tests {
             panic!("without its token: skipped")
         };
         umem.hand_out(0);
-        umem.send(0, 2);
+        umem.send(0, 2, 5000);
     }
 
     #[test]
