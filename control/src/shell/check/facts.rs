@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use tipsec_dataplane::bearer::xdp::NapiProfile;
 use tipsec_dataplane::secret::Suite;
 
 use crate::config::ModeChoice;
@@ -206,6 +207,8 @@ pub(super) struct Bearer {
     pub(super) udp: bool,
     /// The VLAN that frames are tagged with.
     pub(super) vlan: Option<u16>,
+    /// Where its NAPI runs, as configured.
+    pub(super) napi: NapiProfile,
     /// Frames in flight.
     pub(super) in_flight: usize,
     /// Where the configuration says these: `key (file:line)`.
@@ -222,6 +225,7 @@ pub(super) struct Places {
     pub(super) core: String,
     pub(super) mode: String,
     pub(super) vlan: String,
+    pub(super) napi: String,
 }
 
 /// What the data plane says of the device, by the check that a start makes.

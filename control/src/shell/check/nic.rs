@@ -49,6 +49,7 @@ fn bearer(
         spin: config.polling == Polling::Spin,
         udp: matches!(wanted.encapsulation, EncapsulationChoice::Udp(_)),
         vlan: wanted.encapsulation.vlan().map(VlanId::value),
+        napi: wanted.napi,
         in_flight,
         at: Places {
             interface: at("interface"),
@@ -56,6 +57,7 @@ fn bearer(
             core: at("cores"),
             mode: at("mode"),
             vlan: at("vlan"),
+            napi: at("napi"),
         },
         link: link(&wanted.interface),
         nic: nic(&wanted.interface),

@@ -1,6 +1,7 @@
 //! One bearer's device: whether it can carry the cluster, and how well.
 
 use tipsec_dataplane::attach::{MTU_MAX, MTU_MIN};
+use tipsec_dataplane::bearer::xdp::NapiProfile;
 
 use super::{Area, cpu, files, steering, vlan};
 use crate::config::ModeChoice;
@@ -341,9 +342,13 @@ fn timing(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
             Some(false) => "in the softirq",
             None => "where the driver puts it",
         };
-        area.ok(
-            "NAPI",
-            format!("{place}; napi_defer_hard_irqs {defer}, gro_flush_timeout {timeout_ns} ns"),
-        );
+        let found =
+            format!("{place}; napi_defer_hard_irqs {defer}, gro_flush_timeout {timeout_ns} ns");
+        if sysfs.threaded == Some(true) && bearer.napi == NapiProfile::Inline {
+            let advice = format!("napi = \"threaded\" in {}", bearer.at.napi);
+            area.change("NAPI", format!("{found}; configured as inline"), advice);
+        } else {
+            area.ok("NAPI", found);
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use tipsec_dataplane::bearer::xdp::NapiProfile;
 use tipsec_dataplane::secret::Suite;
 
 use super::*;
@@ -87,6 +88,7 @@ fn fit() -> Facts {
             spin: false,
             udp: false,
             vlan: None,
+            napi: NapiProfile::Inline,
             in_flight: 64,
             at: Places {
                 interface: "bearer.interface (t.toml:4)".into(),
@@ -94,6 +96,7 @@ fn fit() -> Facts {
                 core: "bearer.core (t.toml:6)".into(),
                 mode: "bearer.mode (t.toml:7)".into(),
                 vlan: "bearer.vlan (t.toml:8)".into(),
+                napi: "bearer.napi (t.toml:9)".into(),
             },
             link: Link::Usable {
                 mtu: 1500,

@@ -381,3 +381,23 @@ fn a_device_that_tells_nothing_is_no_trouble_of_its_own() {
     facts.bearers[0].nic = Some(silent);
     assert_eq!(trouble(&facts), []);
 }
+
+#[test]
+fn a_thread_that_the_configuration_does_not_know_of_is_named() {
+    each_is_found(&[(
+        &|f| sysfs(f).threaded = Some(true),
+        "NAPI",
+        Status::Change,
+        &[
+            "in a thread of its own",
+            "napi = \"threaded\" in bearer.napi (t.toml:9)",
+        ],
+    )]);
+    let mut facts = fit();
+    sysfs(&mut facts).threaded = Some(true);
+    facts.bearers[0].napi = NapiProfile::Threaded;
+    assert_eq!(trouble(&facts), []);
+    // A veth has no thread before there is a program on it.
+    sysfs(&mut facts).threaded = Some(false);
+    assert_eq!(trouble(&facts), []);
+}
