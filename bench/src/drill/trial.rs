@@ -174,6 +174,7 @@ pub(super) fn note_sums(tallies: &[Tally], windows: &[Window], outcome: &mut Out
     }));
 }
 
+/// Holds that no receiver got a datagram twice.
 pub(super) fn check_doubled(tallies: &[Tally], outcome: &mut Outcome) {
     let doubled: u64 = tallies.iter().map(|tally| tally.doubled).sum();
     outcome.check(

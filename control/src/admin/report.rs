@@ -83,6 +83,10 @@ pub struct BearerReport {
     /// Whether frame memory is of huge pages.
     #[serde(default)]
     pub huge_pages: bool,
+    /// Whether frame memory leaves its worker's caches before another core
+    /// fills it: on a veth with NAPI inline, if the processor can.
+    #[serde(default)]
+    pub cache_demotion: bool,
     /// Whether a frame may be spread over several buffers.
     #[serde(default)]
     pub multi_buffer: bool,

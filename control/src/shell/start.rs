@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tipsec_dataplane::aead::{Aead, Provider};
 use tipsec_dataplane::attach::{AttachError, Attachment, HostError, Interface, Mode, check_host};
-use tipsec_dataplane::bearer::xdp::{NapiProfile, OpenError, XdpBearer, XdpConfig};
+use tipsec_dataplane::bearer::xdp::{OpenError, XdpBearer, XdpConfig};
 use tipsec_dataplane::command::{self, WorkerEnd};
 use tipsec_dataplane::ids::Incarnation;
 use tipsec_dataplane::mac::MacAddr;
@@ -391,7 +391,7 @@ fn open_nic(
         in_flight_max: wanted.in_flight_max,
         busy_poll: wanted.busy_poll,
         huge_pages: wanted.huge_pages,
-        filled_elsewhere: wanted.napi == NapiProfile::Inline && interface.is_veth,
+        filled_elsewhere: wanted.napi.fills_elsewhere(interface.is_veth),
         outer_len: encapsulation.outer_len(),
         tag_len: encapsulation.tag_len(),
         ..XdpConfig::default()
@@ -437,6 +437,7 @@ fn open_nic(
             mac: interface.mac.to_string(),
             frames_in_flight: u32::try_from(sizes.in_flight_max).unwrap_or(u32::MAX),
             huge_pages: bearer.report().huge_pages,
+            cache_demotion: bearer.report().demotes,
             multi_buffer: bearer.report().multi_buffer,
             busy_poll: bearer.report().busy_poll,
             tx_budget: bearer.report().tx_budget,

@@ -2,8 +2,8 @@
 //!
 //! The safe side of it: who owns which chunk, when rings are fed, when the
 //! kernel is woken. `umem`, `rings` and `open` hold the unsafe calls, `wakeup`
-//! what the kernel's answers mean. Imports `attach`, `bearer`, `burst`, `frame`
-//! and `tx`.
+//! what the kernel's answers mean. Imports `attach`, `bearer`, `burst`, `frame`,
+//! `sys` and `tx`.
 //!
 //! Chunks move in a circle: free list → fill ring → kernel → RX ring → token →
 //! free list, and free list → token → TX ring → kernel → completion ring →

@@ -33,7 +33,7 @@ impl Demotion {
     #[inline]
     pub(crate) fn demote_at(self, start: usize, len: usize) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for line in (start / LINE_LEN)..(start + len).div_ceil(LINE_LEN) {
+        for line in (start / LINE_LEN)..start.saturating_add(len).div_ceil(LINE_LEN) {
             // SAFETY: the instruction reads and writes no memory, and faults on
             // no address.
             unsafe {
@@ -63,6 +63,6 @@ mod tests {
         demotion.demote_at(bytes.as_ptr().addr() + 3, 200);
         assert!(bytes.iter().copied().eq(0..=255));
         demotion.demote_at(0, 4096);
-        demotion.demote_at(usize::MAX - 200, 64);
+        demotion.demote_at(usize::MAX - 200, 4096);
     }
 }

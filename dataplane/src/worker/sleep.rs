@@ -107,26 +107,29 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
             || !self.sealed.is_empty();
         let room = bearer.transmit_room() > 0;
         // Segments that are held for the tap wait for more, and go out in time.
+        let until_due = match self.coalescer.next_due() {
+            Some(due) => due.saturating_duration_since(Instant::now()),
+            None => LOOK_INTERVAL,
+        };
         // Whoever brings that more need not wake this worker frame by frame.
-        let gathers = self.coalescer.next_due().map(|due| {
-            let until_due = due.saturating_duration_since(Instant::now());
-            until_due.min(GATHER_INTERVAL)
-        });
+        let gathers = self.coalescer.is_holding() && self.tap.poll_fd().is_some();
+        let backs_off = unsent || waiting || !room;
         Wait {
             // In copy mode `poll` on an AF_XDP socket sends what is queued and
             // keeps the error to itself, so frames could be lost uncounted.
-            bearer: !unsent && gathers.is_none(),
+            bearer: !unsent && !gathers,
             tap: room && !waiting && !unsent && !resting,
-            timeout: match (unsent || waiting || !room, resting) {
-                (true, _) => {
+            timeout: match (gathers, backs_off, resting) {
+                (true, ..) => GATHER_INTERVAL,
+                (false, true, _) => {
                     let doublings = self.stalled.min(BACKPRESSURE_DOUBLINGS);
                     self.stalled = doublings + 1;
                     BACKPRESSURE_INTERVAL * (1 << doublings)
                 }
-                (false, true) => TAP_REST,
-                (false, false) => LOOK_INTERVAL,
+                (false, false, true) => TAP_REST,
+                (false, false, false) => LOOK_INTERVAL,
             }
-            .min(gathers.unwrap_or(LOOK_INTERVAL)),
+            .min(until_due),
         }
     }
 
@@ -176,7 +179,9 @@ impl<A: Aead, B: Bearer, T: TapPort> Worker<A, B, T> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+    use rustix::event::{EventfdFlags, eventfd};
 
     use super::*;
     use crate::bearer::memory::{Faults, MemoryBearer, MemorySizes};
@@ -193,7 +198,8 @@ mod tests {
     #[cfg(not(feature = "crypto-aws-lc"))]
     type Cipher = crate::aead::ring::Ring;
 
-    struct SilentTap;
+    /// A queue in which nothing waits, or no tap at all.
+    struct SilentTap(Option<OwnedFd>);
 
     impl TapPort for SilentTap {
         fn read(
@@ -210,7 +216,7 @@ mod tests {
         }
 
         fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-            None
+            self.0.as_ref().map(AsFd::as_fd)
         }
     }
 
@@ -227,7 +233,9 @@ mod tests {
             spis: 1,
             polling,
         };
-        (control, Worker::new(config, channel, bearer, SilentTap))
+        let queue = eventfd(0, EventfdFlags::empty()).unwrap();
+        let tap = SilentTap(Some(queue));
+        (control, Worker::new(config, channel, bearer, tap))
     }
 
     #[test]
@@ -244,21 +252,36 @@ mod tests {
         frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 41, 0, 0, 0, 0, 64, 6]);
         frame[46..48].copy_from_slice(&[0x50, 0x10]);
         let now = Instant::now();
-        for (since, longest) in [(now + HOLD, GATHER_INTERVAL), (now - HOLD, Duration::ZERO)] {
+        let mut hold = |worker: &mut Worker<Cipher, MemoryBearer, SilentTap>, since| {
             let received = Received {
                 peer: PeerIndex(0),
                 frame: &mut frame,
                 checksum_pending: true,
             };
-            let is_held = |_: Delivery<'_>| panic!("it is held");
-            let offered = worker.coalescer.offer(received, since, &mut { is_held });
+            let mut out = |_: Delivery<'_>| panic!("it is to be held");
+            let offered = worker.coalescer.offer(received, since, &mut out);
             assert_eq!(offered, Ok(()));
-            let wait = worker.what_to_wait_for();
-            assert!(!wait.bearer && wait.tap, "frames alone wake nobody");
-            assert_eq!(wait.timeout, longest);
+        };
+        // Long before they are due, and when they are.
+        let cases = [
+            (now + LOOK_INTERVAL, GATHER_INTERVAL),
+            (now - HOLD, Duration::ZERO),
+        ];
+        for (since, timeout) in cases {
+            hold(&mut worker, since);
+            let gathering = Wait {
+                bearer: false,
+                timeout,
+                ..idle
+            };
+            assert_eq!(worker.what_to_wait_for(), gathering);
             worker.flush_all();
             assert_eq!(worker.what_to_wait_for(), idle);
         }
+        // A program that embeds a node has no tap to hold them for.
+        hold(&mut worker, now + LOOK_INTERVAL);
+        worker.tap.0 = None;
+        assert!(worker.what_to_wait_for().bearer);
     }
 
     #[test]

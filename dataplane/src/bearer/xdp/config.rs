@@ -77,6 +77,13 @@ impl NapiProfile {
             Self::Threaded => 192,
         }
     }
+
+    /// Whether what a device receives is copied on another core than its
+    /// worker's: a veth's on the sender's. A NIC's NAPI runs wherever its
+    /// interrupt goes, perhaps on the worker's own.
+    pub const fn fills_elsewhere(self, is_veth: bool) -> bool {
+        matches!(self, Self::Inline) && is_veth
+    }
 }
 
 /// Preferred busy polling (Documentation/networking/napi.rst): the worker runs
@@ -207,6 +214,13 @@ mod tests {
         let depths = [NapiProfile::Inline, NapiProfile::Threaded].map(NapiProfile::in_flight_max);
         assert_eq!(depths, [64, 192]);
         assert_eq!(XdpConfig::default().in_flight_max, 64);
+    }
+
+    #[test]
+    fn only_inline_veths_are_filled_elsewhere() {
+        use NapiProfile::{Inline, Threaded};
+        assert!(Inline.fills_elsewhere(true) && !Inline.fills_elsewhere(false));
+        assert!(!Threaded.fills_elsewhere(true) && !Threaded.fills_elsewhere(false));
     }
 
     #[test]

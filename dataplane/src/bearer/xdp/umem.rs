@@ -145,7 +145,7 @@ pub(super) struct Umem {
     descriptors: Box<[FrameDesc]>,
     owners: Box<[Owner]>,
     /// Bytes of each chunk that this core may have in its caches, from where
-    /// the kernel writes on: of the frame that was last received or sent in it.
+    /// the kernel writes on: of the longest frame since it was last lent.
     touched: Box<[u16]>,
     /// Takes what is lent out of this core's caches before.
     demotion: Option<Demotion>,
@@ -275,7 +275,7 @@ impl Umem {
         let sound = (1..=run.len()).contains(&parts);
         let owned = sound && self.change_room(head, Owner::Token, Owner::Free);
         assert!(owned, "chunk {head} is sent without its token");
-        self.touched[run.start] = len;
+        self.touched[run.start] = self.touched[run.start].max(len);
         self.owners[run.start..run.start + parts].fill(Owner::Sending);
     }
 
@@ -456,6 +456,17 @@ mod tests {
         assert!(umem.receive(0, 60) && !umem.receive(0, 60));
         umem.send(0, 1, 60);
         assert_eq!(umem.take_back(0), TakenBack::Room(0));
+    }
+
+    #[test]
+    fn longest_frame_since_a_chunk_was_lent_is_known() {
+        let Some(mut umem) = umem() else { return };
+        assert!(umem.lend(0) && umem.receive(0, 1400));
+        umem.send(0, 1, 60);
+        assert_eq!(umem.take_back(0), TakenBack::Room(0));
+        assert_eq!(umem.touched[0], 1400);
+        assert!(umem.lend(0) && umem.receive(0, 80));
+        assert_eq!(umem.touched[0], 80);
     }
 
     #[test]

@@ -345,7 +345,7 @@ fn timing(area: &mut Area<'_>, bearer: &Bearer, nic: &Nic) {
         let found =
             format!("{place}; napi_defer_hard_irqs {defer}, gro_flush_timeout {timeout_ns} ns");
         if sysfs.threaded == Some(true) && bearer.napi == NapiProfile::Inline {
-            let advice = format!("napi = \"threaded\" in {}", bearer.at.napi);
+            let advice = format!("set {} to \"threaded\"", bearer.at.napi);
             area.change("NAPI", format!("{found}; configured as inline"), advice);
         } else {
             area.ok("NAPI", found);

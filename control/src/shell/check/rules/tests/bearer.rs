@@ -390,7 +390,7 @@ fn a_thread_that_the_configuration_does_not_know_of_is_named() {
         Status::Change,
         &[
             "in a thread of its own",
-            "napi = \"threaded\" in bearer.napi (t.toml:9)",
+            "set bearer.napi (t.toml:9) to \"threaded\"",
         ],
     )]);
     let mut facts = fit();
