@@ -16,12 +16,14 @@ use crate::rounds::{self, Contender};
 /// Depths that are tried.
 const DEPTHS: [usize; 8] = [16, 32, 64, 96, 128, 192, 256, 512];
 /// Rounds of the probe.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Longest sample of the probe.
 const SAMPLE_MAX: Duration = Duration::from_millis(150);
 /// A depth this near to the best is as good, and the smallest such has the
-/// shortest queue.
-const AS_GOOD: f64 = 0.98;
+/// shortest queue and the fewest chunks in use. Inline, all depths are so near
+/// that fewer rounds and a narrower bound chose by chance: 16 in one run and
+/// 256 in the next.
+const AS_GOOD: f64 = 0.97;
 
 /// Tries all depths with the bare forwarder and the product, both at 1400 B,
 /// and chooses one for both.
@@ -85,8 +87,8 @@ mod tests {
 
     #[test]
     fn the_smallest_of_the_good_is_chosen() {
-        assert_eq!(choose(&[(16, 0.5), (64, 0.99), (128, 1.0), (256, 0.7)]), 64);
-        assert_eq!(choose(&[(16, 0.5), (64, 0.97), (128, 1.0)]), 128);
+        assert_eq!(choose(&[(16, 0.5), (64, 0.98), (128, 1.0), (256, 0.7)]), 64);
+        assert_eq!(choose(&[(16, 0.5), (64, 0.96), (128, 1.0)]), 128);
         assert_eq!(choose(&[]), 64);
     }
 
