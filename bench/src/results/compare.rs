@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Series, Stats};
+use super::{MPPS, Series, Stats};
+
+/// 1 Mpps is a frame each microsecond.
+const NS_PER_US: f64 = 1000.0;
 
 /// What a comparison should come to.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
@@ -61,7 +64,15 @@ impl Comparison {
         metric: &str,
         wanted: Option<Bound>,
     ) -> Option<Self> {
-        Self::new(what.into(), (a, b), metric, wanted, "ratio", |a, b| a / b)
+        let samples = (a.samples(metric), b.samples(metric));
+        Self::new(
+            what.into(),
+            (a, b),
+            samples,
+            wanted,
+            (metric, "ratio"),
+            |a, b| a / b,
+        )
     }
 
     /// `a` less `b` in each round; `None` as for [`Self::ratio`].
@@ -73,18 +84,39 @@ impl Comparison {
         wanted: Option<Bound>,
     ) -> Option<Self> {
         let unit = a.metrics.get(metric)?.unit.clone();
-        Self::new(what.into(), (a, b), metric, wanted, &unit, |a, b| a - b)
+        let samples = (a.samples(metric), b.samples(metric));
+        Self::new(
+            what.into(),
+            (a, b),
+            samples,
+            wanted,
+            (metric, &unit),
+            |a, b| a - b,
+        )
+    }
+
+    /// The share of its rate that `bare` would keep if each of its frames took
+    /// `added` nanoseconds more, round by round: `a` adds them. `None` unless
+    /// there are as many samples of both.
+    pub fn share_left(
+        what: impl Into<String>,
+        a: &Series,
+        added: &[f64],
+        bare: &Series,
+    ) -> Option<Self> {
+        let samples = (added, bare.samples(MPPS));
+        let left = |added: f64, mpps: f64| 1.0 / (1.0 + added * mpps / NS_PER_US);
+        Self::new(what.into(), (a, bare), samples, None, (MPPS, "ratio"), left)
     }
 
     fn new(
         what: String,
         (a, b): (&Series, &Series),
-        metric: &str,
+        (of_a, of_b): (&[f64], &[f64]),
         wanted: Option<Bound>,
-        unit: &str,
+        (metric, unit): (&str, &str),
         outcome: impl Fn(f64, f64) -> f64,
     ) -> Option<Self> {
-        let (of_a, of_b) = (a.samples(metric), b.samples(metric));
         if of_a.len() != of_b.len() {
             return None;
         }
