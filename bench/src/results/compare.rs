@@ -64,15 +64,7 @@ impl Comparison {
         metric: &str,
         wanted: Option<Bound>,
     ) -> Option<Self> {
-        let samples = (a.samples(metric), b.samples(metric));
-        Self::new(
-            what.into(),
-            (a, b),
-            samples,
-            wanted,
-            (metric, "ratio"),
-            |a, b| a / b,
-        )
+        Self::of_metric(what.into(), (a, b), metric, wanted, "ratio", |a, b| a / b)
     }
 
     /// `a` less `b` in each round; `None` as for [`Self::ratio`].
@@ -84,15 +76,7 @@ impl Comparison {
         wanted: Option<Bound>,
     ) -> Option<Self> {
         let unit = a.metrics.get(metric)?.unit.clone();
-        let samples = (a.samples(metric), b.samples(metric));
-        Self::new(
-            what.into(),
-            (a, b),
-            samples,
-            wanted,
-            (metric, &unit),
-            |a, b| a - b,
-        )
+        Self::of_metric(what.into(), (a, b), metric, wanted, &unit, |a, b| a - b)
     }
 
     /// The share of its rate that `bare` would keep if each of its frames took
@@ -107,6 +91,18 @@ impl Comparison {
         let samples = (added, bare.samples(MPPS));
         let left = |added: f64, mpps: f64| 1.0 / (1.0 + added * mpps / NS_PER_US);
         Self::new(what.into(), (a, bare), samples, None, (MPPS, "ratio"), left)
+    }
+
+    fn of_metric(
+        what: String,
+        (a, b): (&Series, &Series),
+        metric: &str,
+        wanted: Option<Bound>,
+        unit: &str,
+        outcome: impl Fn(f64, f64) -> f64,
+    ) -> Option<Self> {
+        let samples = (a.samples(metric), b.samples(metric));
+        Self::new(what, (a, b), samples, wanted, (metric, unit), outcome)
     }
 
     fn new(

@@ -119,9 +119,8 @@ impl<'a> Ends<'a> {
     pub(super) fn bearers(&self, queue: u32, depth: usize) -> Result<(XdpBearer, XdpBearer)> {
         let config = XdpConfig {
             in_flight_max: depth,
-            // As `tipsecd` has it for a veth: inline, who sends runs the
-            // receiver's NAPI.
-            filled_elsewhere: self.link.profile == Profile::Inline,
+            // As `tipsecd` has it: both ends are of a veth.
+            filled_elsewhere: self.link.profile.napi().fills_elsewhere(true),
             ..XdpConfig::default()
         };
         let open = |namespace: &Namespace, end: &RefCell<Attachment>| {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use tipsec_dataplane::aead::Provider;
+use tipsec_dataplane::bearer::xdp::NapiProfile;
 use tipsec_dataplane::secret::Suite;
 
 /// A name that is none of those known.
@@ -142,6 +143,14 @@ impl Profile {
         match self {
             Self::Inline => "inline",
             Self::Threaded => "threaded",
+        }
+    }
+
+    /// What a bearer is told of it.
+    pub(super) const fn napi(self) -> NapiProfile {
+        match self {
+            Self::Inline => NapiProfile::Inline,
+            Self::Threaded => NapiProfile::Threaded,
         }
     }
 }
